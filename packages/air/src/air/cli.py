@@ -1,0 +1,418 @@
+"""The command ``air``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lipogram.console import run_command, say, show
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A closed-form classifier head for streams with rare classes.",
+)
+
+HeadFile = Annotated[Path, typer.Argument(metavar="HEAD", help="A head that `air fit` wrote.")]
+DataFile = Annotated[
+    Path, typer.Argument(metavar="DATA", help="Folder of `air extract`, an .npz (X, y) or a .csv.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from air import __version__
+
+        typer.echo(f"air {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/air-demo"),
+    dataset: Annotated[str, typer.Option(help="openclipart, fashion-mnist or digits.")] = "openclipart",
+    as_json: AsJson = False,
+) -> None:
+    """AIR against its baselines on real long-tailed images, in three class orders and blurred."""
+    from air.comparison_report import tables
+    from air.demo import run_demo
+
+    done = run_demo(out, dataset=dataset, progress=say)
+    if done.fallback:
+        typer.echo(f"note: {done.fallback}", err=True)
+    if as_json:
+        typer.echo(json.dumps({name: run.result for name, run in done.runs.items()}, indent=2))
+        return
+    for run in done.runs.values():
+        assert run.result is not None
+        for order, table in tables(run.result).items():
+            show(table, f"{run.config['dataset']}, {order} order")
+    for report in done.reports.values():
+        typer.echo(f"report: {report}")
+
+
+@app.command()
+def extract(
+    images: Annotated[str, typer.Argument(help="Folder with one sub-folder a class, or a set's name.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the features.")],
+    backbone: Annotated[str, typer.Option(help="effnet-lite0, pixels, torchvision:…, timm:…, hf:…")] = (
+        "effnet-lite0"
+    ),
+    image_size: Annotated[int, typer.Option(help="Side in pixels.")] = 128,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    batch_size: Annotated[int, typer.Option(help="Images to a batch.")] = 16,
+    part: Annotated[str, typer.Option(help="train, test or all.")] = "all",
+    data: Annotated[Path | None, typer.Option(help="Folder of a named set.")] = None,
+) -> None:
+    """Turn images into features, once; started again after a kill, it goes on."""
+    from air.extraction import images_of
+    from lipogram.analytic import load_backbone
+    from lipogram.analytic import extract as extract_features
+
+    name = f"folder:{images}" if Path(images).is_dir() else images
+    collection = images_of(name, _choice("part", part, ("train", "test", "all")), data)
+    store = extract_features(
+        load_backbone(backbone, image_size=image_size),
+        collection,
+        out,
+        batch_size=batch_size,
+        dtype=_choice("dtype", dtype, ("float32", "float16", "bfloat16")),
+    )
+    typer.echo(f"{store.n} images of {len(store.class_names)} classes, {store.d} features each: {out}")
+    if store.skipped:
+        typer.echo(f"{len(store.skipped)} images were skipped (listed in {out / 'index.json'})", err=True)
+
+
+@app.command()
+def run(
+    out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished one is resumed.")] = Path(
+        "runs/air"
+    ),
+    preset: Annotated[str | None, typer.Option(help="Named settings: gacl, acl-defaults.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with the same names as these options.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="cil, lt-cil or gcil.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="digits, synthetic, openclipart, fashion-mnist, cifar100 …, folder:PATH, store:PATH."),
+    ] = None,
+    rho: Annotated[float | None, typer.Option(help="Largest class over smallest; 0 keeps the data's.")] = None,
+    orders: Annotated[
+        list[str] | None, typer.Option("--order", help="descending, ascending, shuffled; may be repeated.")
+    ] = None,
+    tasks: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
+    base: Annotated[int | None, typer.Option(help="Classes of the first task.")] = None,
+    r_d: Annotated[float | None, typer.Option("--r-d", help="Share of disjoint classes (gcil).")] = None,
+    r_b: Annotated[float | None, typer.Option("--r-b", help="Share of blurred samples (gcil).")] = None,
+    gamma: Annotated[str | None, typer.Option(help="Ridge, or cv.")] = None,
+    buffer_size: Annotated[
+        int | None, typer.Option("--buffer", help="Width of the random buffer; 0 for none.")
+    ] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="May be repeated.")] = None,
+    methods: Annotated[
+        str | None, typer.Option("--compare", help="Baselines, by commas: ridge,ncm,slda,ranpac,oversampling.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows to a batch.")] = None,
+    every: Annotated[int | None, typer.Option(help="Rows between evaluations inside a task.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="For image sets.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of a set that is not fetched.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare AIR with its baselines on a stream; options win over --config, that over --preset."""
+    from air.comparison_report import tables, write_comparison
+    from air.experiment import PRESETS, Experiment, run_experiment
+    from lipogram.errors import InvalidSetting
+
+    given: dict[str, Any] = {
+        "scenario": scenario,
+        "dataset": dataset,
+        "rho": rho,
+        "orders": orders or None,
+        "tasks": tasks,
+        "base": base,
+        "r_d": r_d,
+        "r_b": r_b,
+        "gamma": gamma,
+        "buffer_size": buffer_size,
+        "seeds": seeds or None,
+        "methods": None if methods is None else ["air", *filter(None, methods.split(","))],
+        "batch_size": batch_size,
+        "every": every,
+        "backbone": backbone,
+        "image_size": image_size,
+        "data": data,
+    }
+    settings: dict[str, Any] = {}
+    if preset is not None:
+        settings |= PRESETS[_choice("preset", preset, tuple(PRESETS))]
+    if config is not None:
+        settings |= _yaml(config)
+    settings |= {name: value for name, value in given.items() if value is not None}
+    unknown = set(settings) - {field.name for field in fields(Experiment)}
+    if unknown:
+        raise InvalidSetting(f"{config}: unknown setting {sorted(unknown)[0]!r}")
+    finished = run_experiment(Experiment(**_typed(settings)), out, progress=say)
+    report = write_comparison(
+        finished, title=f"AIR on {finished.config['dataset']}", lead="One pass, no stored sample."
+    )
+    assert finished.result is not None
+    if as_json:
+        typer.echo(json.dumps(finished.result, indent=2))
+        return
+    for order, table in tables(finished.result).items():
+        show(table, f"{finished.config['dataset']}, {order} order")
+    typer.echo(f"report: {report}")
+
+
+@app.command()
+def fit(
+    data: DataFile,
+    out: Annotated[Path, typer.Option(help="Where the head goes.")] = Path("head.safetensors"),
+    into: Annotated[Path | None, typer.Option(help="Go on from this head instead of beginning.")] = None,
+    gamma: Annotated[str, typer.Option(help="Ridge, or cv.")] = "0.1",
+    buffer_size: Annotated[int, typer.Option("--buffer", help="Width of the random buffer; 0 for none.")] = 2048,
+    class_weight: Annotated[
+        str, typer.Option(help="balanced, none, effective:0.999, or β for N^-β.")
+    ] = "balanced",
+    min_count: Annotated[float, typer.Option(help="Class sizes below it count as it.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the buffer.")] = 0,
+) -> None:
+    """Learn a head from features and labels."""
+    from air.classifier import AIRClassifier
+    from air.sources import read_rows
+    from lipogram.errors import IncompatibleFeatures, InvalidLabels
+
+    rows, labels, space = read_rows(data)
+    if labels is None:
+        raise InvalidLabels(f"{data} has no labels: an .npz needs y, a .csv a last column called label")
+    if into is not None:
+        head = AIRClassifier.load(into)
+        if head.space != space:
+            raise IncompatibleFeatures(f"{data} comes from another backbone than {into}")
+    else:
+        head = AIRClassifier(
+            gamma=_number(gamma),
+            buffer_size=buffer_size or None,
+            class_weight=_number(class_weight),
+            min_count=min_count,
+            seed=seed,
+            space=space,
+        )
+    head.partial_fit(rows, labels)
+    head.save(out)
+    typer.echo(
+        f"{head.n_samples_seen_} rows, {len(head.classes_)} classes, condition {head.condition_:.1e}: {out}"
+    )
+
+
+@app.command()
+def predict(
+    head: HeadFile,
+    data: DataFile,
+    out: Annotated[Path | None, typer.Option(help="CSV of row, label, score; default: stdout.")] = None,
+) -> None:
+    """Label rows; where the data have labels, say how many were right."""
+    import csv
+    import io
+
+    from air.sources import read_rows
+    from lipogram.analytic.metrics import accuracy, balanced_accuracy
+    from lipogram.files import write_atomically
+
+    model = _load(head)
+    rows, labels, space = read_rows(data)
+    _check_space(model.space, space, data)
+    predicted, confidence = model.predict(rows), model.predict_proba(rows).max(1)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "label", "share"])
+    writer.writerows(
+        (i, label, f"{share:.6f}")
+        for i, (label, share) in enumerate(zip(predicted.tolist(), confidence, strict=True))
+    )
+    if out is None:
+        typer.echo(text.getvalue(), nl=False)
+    else:
+        write_atomically(out, text.getvalue().encode())
+    if labels is not None:
+        typer.echo(
+            f"accuracy {accuracy(labels, predicted):.4f}, "
+            f"balanced {balanced_accuracy(labels, predicted):.4f}",
+            err=True,
+        )
+
+
+@app.command()
+def merge(
+    heads: Annotated[list[Path], typer.Argument(metavar="HEAD…", help="Two or more heads.")],
+    out: Annotated[Path, typer.Option(help="Where the sum goes.")] = Path("merged.safetensors"),
+) -> None:
+    """Add what several heads have learnt: the same as one head that saw everything."""
+    from lipogram.errors import InvalidSetting
+
+    if len(heads) < 2:
+        raise InvalidSetting("merging takes at least two heads")
+    total = _load(heads[0])
+    for path in heads[1:]:
+        total.merge(_load(path))
+    total.save(out)
+    typer.echo(f"{total.n_samples_seen_} rows, {len(total.classes_)} classes: {out}")
+
+
+@app.command()
+def forget(
+    head: HeadFile,
+    data: Annotated[Path | None, typer.Argument(metavar="DATA", help="Rows to forget.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Class to drop; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the result goes; default: over HEAD.")] = None,
+) -> None:
+    """Unlearn rows or whole classes exactly."""
+    from air.sources import read_rows
+    from lipogram.errors import InvalidLabels, InvalidSetting
+
+    if data is None and not drop:
+        raise InvalidSetting("name DATA with the rows to forget, or --drop CLASS")
+    model = _load(head)
+    if data is not None:
+        rows, labels, space = read_rows(data)
+        _check_space(model.space, space, data)
+        if labels is None:
+            raise InvalidLabels(f"{data} has no labels: forgetting needs to know which class loses rows")
+        model.forget(rows, labels)
+    if drop:
+        whole = model.classes_.dtype.kind in "iu"
+        model.drop_classes([_number(name) if whole else name for name in drop])
+    model.save(out or head)
+    typer.echo(f"{model.n_samples_seen_} rows, {len(model.classes_)} classes left: {out or head}")
+
+
+@app.command()
+def inspect(head: HeadFile, as_json: AsJson = False) -> None:
+    """What a head has seen, what each class weighs, and how well its system is conditioned."""
+    from lipogram.report import Table
+
+    model = _load(head)
+    facts = {
+        "rows": model.n_samples_seen_,
+        "classes": len(model.classes_),
+        "inputs": model.n_features_in_,
+        "buffer": model.buffer_size or 0,
+        "gamma": model.gamma_,
+        "gamma_effective": model.gamma_effective_,
+        "condition": model.condition_,
+        "bytes": model.nbytes_,
+        "policy": model.policy,
+        "space": model.space,
+    }
+    by_class = [
+        [str(label), int(n), float(weight)]
+        for label, n, weight in zip(model.classes_, model.class_count_, model.class_weight_, strict=True)
+    ]
+    if as_json:
+        typer.echo(json.dumps({**facts, "class_weight": by_class}, indent=2))
+        return
+    show(Table(columns=["fact", "value"], rows=[[name, str(value)] for name, value in facts.items()]))
+    show(Table(columns=["class", "rows", "weight"], rows=by_class, digits=4))
+
+
+@app.command()
+def bench(
+    width: Annotated[int, typer.Option(help="Features D.")] = 2000,
+    classes: Annotated[int, typer.Option(help="Classes K.")] = 50,
+    rows: Annotated[int, typer.Option(help="Rows.")] = 5000,
+    as_json: AsJson = False,
+) -> None:
+    """Time AIR against the dense per-class loop and the naive recursion, one thread, in one process."""
+    from air.benchmark import run_benchmark
+
+    measured = run_benchmark(width=width, classes=classes, rows=rows, progress=say)
+    if as_json:
+        typer.echo(json.dumps(measured.as_dict(), indent=2))
+    else:
+        typer.echo(measured.setting)
+        show(measured.table())
+    failures = measured.failures()
+    for failure in failures:
+        typer.echo(f"below its floor: {failure}", err=True)
+    raise typer.Exit(1 if failures else 0)
+
+
+def _load(path: Path) -> Any:
+    from air.classifier import AIRClassifier
+
+    return AIRClassifier.load(path)
+
+
+def _check_space(mine: str, theirs: str, data: Path) -> None:
+    from lipogram.errors import IncompatibleFeatures
+
+    if mine != theirs:
+        raise IncompatibleFeatures(
+            f"the head was made on features {mine[:12] or 'without a name'}…, {data} holds "
+            f"{theirs[:12] or 'features without a name'}…: extract with the same backbone"
+        )
+
+
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
+    from lipogram.errors import InvalidSetting
+
+    if value not in allowed:
+        raise InvalidSetting(f"{name} {value!r} is none of {', '.join(allowed)}")
+    return value
+
+
+def _number(text: str) -> Any:
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() and "." not in text else value
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    from lipogram.errors import InvalidSetting
+
+    try:
+        held = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidSetting(f"{path} is no YAML: {error}") from None
+    if not isinstance(held, dict):
+        raise InvalidSetting(f"{path} holds no settings: names and values are needed")
+    return {str(name).replace("-", "_"): value for name, value in held.items()}
+
+
+def _typed(settings: dict[str, Any]) -> dict[str, Any]:
+    typed = dict(settings)
+    for name in ("orders", "methods", "seeds"):
+        if name in typed:
+            typed[name] = tuple(typed[name] if isinstance(typed[name], (list, tuple)) else [typed[name]])
+    if isinstance(typed.get("gamma"), str):
+        typed["gamma"] = _number(typed["gamma"])
+    for name in ("rho", "buffer_size"):
+        if typed.get(name) == 0:
+            typed[name] = None
+    if typed.get("data") is not None:
+        typed["data"] = Path(typed["data"])
+    return typed
+
+
+def main() -> None:
+    """Entry point of the command."""
+    run_command(app)

