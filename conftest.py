@@ -62,6 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
         sys.addaudithook(refuse_network)
     for package in ("lipogram", *PACKAGES):
         config.addinivalue_line("filterwarnings", rf"error:::{package}(\.|$)")
+    # Advice to the user, which many tests are bound to draw; those about it use pytest.warns.
+    config.addinivalue_line("filterwarnings", "default::lipogram.errors.IllConditioned")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

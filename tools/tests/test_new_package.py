@@ -47,7 +47,10 @@ def test_make_and_matrix_pick_it_up_without_an_edit(checkout, run):
     for verb in ("test", "demo", "bench", "build", "isolated"):
         run("make", "--dry-run", f"{verb}-foo", cwd=checkout)
     assert "packages: air foo" in run("make", "help", cwd=checkout).stdout
-    assert run("make", "packages", cwd=checkout).stdout.strip() == '["air","foo"]'
+    assert (
+        run("make", "--no-print-directory", "packages", cwd=checkout).stdout.strip()
+        == '["air","foo"]'
+    )
 
 
 @pytest.mark.slow

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from air.baselines import BASELINES, NearestClassMean, Oversampling, RanPAC, StreamingLDA, learner
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestCentroid
+
+from air.baselines import BASELINES, NearestClassMean, Oversampling, RanPAC, StreamingLDA, learner
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(5), [60, 40, 30, 20, 10])
@@ -44,7 +45,9 @@ def test_ranpac_takes_the_ridge_that_its_held_out_rows_like_best() -> None:
     targets, cut = np.eye(5)[LABELS], int(0.8 * len(X))
     errors = []
     for gamma in RanPAC.GAMMAS:
-        ridge = Ridge(alpha=gamma, fit_intercept=False, solver="svd").fit(mapped[:cut], targets[:cut])
+        ridge = Ridge(alpha=gamma, fit_intercept=False, solver="svd").fit(
+            mapped[:cut], targets[:cut]
+        )
         errors.append(np.square(ridge.predict(mapped[cut:]) - targets[cut:]).sum())
     assert model.gamma == RanPAC.GAMMAS[int(np.argmin(errors))]
     whole = Ridge(alpha=model.gamma, fit_intercept=False, solver="svd").fit(mapped, targets)
@@ -56,7 +59,9 @@ def test_oversampling_equals_repeated_rows() -> None:
     labels = np.repeat([0, 1, 2], [6, 3, 2])
     rows = X[: len(labels)]
     ours = Oversampling(class_weight="none", buffer_size=None).partial_fit(rows, labels)
-    again = np.concatenate([np.flatnonzero(labels == c).repeat(6 // n) for c, n in enumerate((6, 3, 2))])
+    again = np.concatenate(
+        [np.flatnonzero(labels == c).repeat(6 // n) for c, n in enumerate((6, 3, 2))]
+    )
     ridge = Ridge(alpha=0.1, fit_intercept=False).fit(rows[again], np.eye(3)[labels[again]])
     np.testing.assert_allclose(ours.coef_, ridge.coef_, rtol=1e-9)
 

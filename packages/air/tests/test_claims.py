@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from air import AIRClassifier
-from air.sources import features_of
 from numpy.typing import NDArray
 
+from air import AIRClassifier
+from air.sources import features_of
 from lipogram.analytic.datasets import digits
 from lipogram.analytic.metrics import accuracy, balanced_accuracy
 from lipogram.analytic.scenarios import class_incremental, long_tailed_counts
@@ -14,10 +14,8 @@ from lipogram.errors import MissingAsset
 SEEDS = range(10)
 
 
-def long_tailed_digits(
-    seed: int, rho: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions for training, 100 to 100/rho a digit, and for testing, what is left of the first 100."""
+def long_tailed_digits(seed: int, rho: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions for training, 100 to 100/rho a digit, and for testing, all beyond the first 100."""
     rng = np.random.default_rng(seed)
     _, labels = digits()
     train, test = [], []
@@ -34,7 +32,9 @@ def gains(rho: float, gamma: float, buffer_size: int) -> NDArray[np.float64]:
     for seed in SEEDS:
         train, test = long_tailed_digits(seed, rho)
         head = AIRClassifier(gamma=gamma, buffer_size=buffer_size, seed=seed)
-        air = balanced_accuracy(labels[test], head.fit(rows[train], labels[train]).predict(rows[test]))
+        air = balanced_accuracy(
+            labels[test], head.fit(rows[train], labels[train]).predict(rows[test])
+        )
         ridge = balanced_accuracy(labels[test], head.reweight("none").predict(rows[test]))
         gained.append(air - ridge)
     return np.asarray(gained)

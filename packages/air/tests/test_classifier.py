@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from air import AIRClassifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from air import AIRClassifier
 from lipogram.analytic import RandomBuffer
 from lipogram.analytic.scenarios import long_tailed_counts
 from lipogram.errors import (
@@ -98,9 +98,9 @@ def test_balanced_data_need_no_rectifier(gamma: float) -> None:
 @pytest.mark.parametrize("normalize", ["seen", "slots"])
 def test_normalising_is_another_gamma(normalize: str) -> None:
     scaled = AIRClassifier(gamma=0.5, buffer_size=None, normalize=normalize).fit(X, Y)  # type: ignore[arg-type]
-    plain = AIRClassifier(
-        gamma=scaled.gamma_effective_, buffer_size=None, normalize="none"
-    ).fit(X, Y)
+    plain = AIRClassifier(gamma=scaled.gamma_effective_, buffer_size=None, normalize="none").fit(
+        X, Y
+    )
     assert relative(scaled.coef_, plain.coef_) <= 1e-9
     assert scaled.gamma_effective_ == pytest.approx(0.5 / (K / (1 / np.bincount(Y)).sum()))
 
@@ -203,7 +203,12 @@ def test_save_load_go_on_equals_uninterrupted(tmp_path: Path) -> None:
 
 
 def snapshot(head: AIRClassifier) -> tuple[bytes, bytes, list[object], object]:
-    return head.coef_.tobytes(), head.class_count_.tobytes(), head.classes_.tolist(), head.class_weight
+    return (
+        head.coef_.tobytes(),
+        head.class_count_.tobytes(),
+        head.classes_.tolist(),
+        head.class_weight,
+    )
 
 
 @pytest.fixture
@@ -214,7 +219,12 @@ def head() -> AIRClassifier:
 @pytest.mark.parametrize(
     ("rows", "labels", "error", "match"),
     [
-        (np.where(np.arange(3)[:, None] == 2, np.nan, X[:3]), Y[:3], InvalidFeatures, "NaN in row 2"),
+        (
+            np.where(np.arange(3)[:, None] == 2, np.nan, X[:3]),
+            Y[:3],
+            InvalidFeatures,
+            "NaN in row 2",
+        ),
         (np.where(np.arange(3)[:, None] == 1, np.inf, X[:3]), Y[:3], InvalidFeatures, "row 1"),
         (X[:3] * 1e200, Y[:3], InvalidFeatures, "overflow"),
         (X[:3, :7], Y[:3], ValueError, "7 features.*40"),
@@ -262,7 +272,7 @@ def test_a_closed_class_names_the_remedy() -> None:
         lambda: head.forget(X[:2], Y[:2]),
         lambda: head.drop_classes([0]),
     ):
-        with pytest.raises(ClosedClass, match='class 0.*policy="gcil"'):
+        with pytest.raises(ClosedClass, match=r'class 0.*policy="gcil"'):
             attempt()
     with pytest.raises(ClosedClass, match="common factor"):
         head.reweight(0.5)
@@ -270,7 +280,9 @@ def test_a_closed_class_names_the_remedy() -> None:
 
 
 def test_ending_a_task_without_rows() -> None:
-    head = AIRClassifier(buffer_size=None, policy="cil").partial_fit(X[:5], Y[:5], classes=np.arange(K))
+    head = AIRClassifier(buffer_size=None, policy="cil").partial_fit(
+        X[:5], Y[:5], classes=np.arange(K)
+    )
     with pytest.raises(NotSeen, match="class 7 has no row"):
         head.end_task([7])
     with pytest.raises(UnknownClass, match="99"):
@@ -279,7 +291,7 @@ def test_ending_a_task_without_rows() -> None:
 
 def test_forgetting_more_than_was_seen(head: AIRClassifier) -> None:
     before = snapshot(head)
-    with pytest.raises(NotSeen, match="4.*2"):
+    with pytest.raises(NotSeen, match=r"4.*2"):
         head.forget(np.tile(X[-1], (4, 1)), np.full(4, Y[-1]))
     with pytest.raises(UnknownClass, match="77"):
         head.forget(X[:1], [77])
@@ -331,7 +343,9 @@ def test_heads_of_other_features_do_not_merge(head: AIRClassifier) -> None:
         with pytest.raises(IncompatibleFeatures):
             head.merge(other)
     with pytest.raises(IncompatibleFeatures, match="buffer"):
-        AIRClassifier(buffer_size=16, seed=1).fit(X, Y).merge(AIRClassifier(buffer_size=16).fit(X, Y))
+        AIRClassifier(buffer_size=16, seed=1).fit(X, Y).merge(
+            AIRClassifier(buffer_size=16).fit(X, Y)
+        )
     assert snapshot(head) == before
 
 
@@ -347,8 +361,8 @@ def without_reason(head: AIRClassifier) -> dict[str, str]:
         return {}
     return {
         "check_class_weight_classifiers": (
-            "the paper's head has no intercept: on data around the origin a linear score cannot prefer "
-            "one class everywhere, whatever the weights (with fit_intercept=True the check passes)"
+            "the paper's head has no intercept: on data around the origin a linear score cannot "
+            "prefer one class everywhere, whatever the weights; with fit_intercept=True it passes"
         )
     }
 

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from air import AIRClassifier
 
+from air import AIRClassifier
 from lipogram.analytic.datasets import digits
 
 X, Y = digits()
 
 
-def air(*arguments: object, ok: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def air(
+    *arguments: object, ok: int = 0, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-c", "from air.cli import main; main()", *map(str, arguments)],
         capture_output=True,
@@ -43,7 +45,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_and_version() -> None:
-    for command in ("", "demo", "extract", "run", "fit", "predict", "merge", "forget", "inspect", "bench"):
+    for command in (
+        "",
+        "demo",
+        "extract",
+        "run",
+        "fit",
+        "predict",
+        "merge",
+        "forget",
+        "inspect",
+        "bench",
+    ):
         assert "Usage" in air(*filter(None, [command]), "--help").stdout
     assert air("--version").stdout.startswith("air ")
 
@@ -51,15 +64,23 @@ def test_help_and_version() -> None:
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from air.cli import app; import lipogram;"
-        "print([m for m in ('torch', 'sklearn', 'scipy', 'numpy', 'matplotlib', 'torchvision') if m in sys.modules])"
+        "heavy = ('torch', 'sklearn', 'scipy', 'numpy', 'matplotlib', 'torchvision');"
+        "print([m for m in heavy if m in sys.modules])"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert printed.stdout.strip() == "[]"
 
 
 def test_import_air_loads_no_torchvision() -> None:
-    code = "import sys, air; air.AIRClassifier; print([m for m in ('torchvision', 'transformers', 'timm') if m in sys.modules])"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = (
+        "import sys, air; air.AIRClassifier;"
+        "print([m for m in ('torchvision', 'transformers', 'timm') if m in sys.modules])"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert printed.stdout.strip() == "[]"
 
 
@@ -70,7 +91,9 @@ def test_fit_in_two_goes_is_fit_at_once(files: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(grown.coef_, whole.coef_, rtol=0, atol=1e-9 * abs(whole.coef_).max())
 
 
-def test_predict_writes_a_row_each_and_says_how_many_were_right(files: Path, tmp_path: Path) -> None:
+def test_predict_writes_a_row_each_and_says_how_many_were_right(
+    files: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "labels.csv"
     said = air("predict", files / "all.safetensors", files / "test.npz", "--out", out).stderr
     lines = out.read_text().splitlines()
@@ -85,7 +108,9 @@ def test_merge_equals_one_head_that_saw_everything(files: Path, tmp_path: Path) 
     out = tmp_path / "merged.safetensors"
     air("merge", files / "first.safetensors", files / "second.safetensors", "--out", out)
     merged, whole = (AIRClassifier.load(p) for p in (out, files / "all.safetensors"))
-    np.testing.assert_allclose(merged.coef_, whole.coef_, rtol=0, atol=1e-9 * abs(whole.coef_).max())
+    np.testing.assert_allclose(
+        merged.coef_, whole.coef_, rtol=0, atol=1e-9 * abs(whole.coef_).max()
+    )
 
 
 def test_forget_equals_never_seen(files: Path, tmp_path: Path) -> None:
@@ -106,7 +131,17 @@ def test_inspect_counts(files: Path) -> None:
 
 def test_run_gcil_on_digits(tmp_path: Path) -> None:
     start = time.monotonic()
-    air("run", "--dataset", "digits", "--scenario", "gcil", "--every", 200, "--out", tmp_path / "run")
+    air(
+        "run",
+        "--dataset",
+        "digits",
+        "--scenario",
+        "gcil",
+        "--every",
+        200,
+        "--out",
+        tmp_path / "run",
+    )
     assert time.monotonic() - start < 60
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert {"a_auc", "a_avg", "a_last"} <= set(summary["orders"]["mixed"]["air"])
@@ -118,7 +153,19 @@ def test_options_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) 
     config = tmp_path / "settings.yaml"
     config.write_text("tasks: 3\nscenario: cil\ndataset: synthetic\nmethods: [air]\nseeds: [4]\n")
     out = tmp_path / "run"
-    air("run", "--preset", "acl-defaults", "--config", config, "--tasks", 2, "--buffer", 64, "--out", out)
+    air(
+        "run",
+        "--preset",
+        "acl-defaults",
+        "--config",
+        config,
+        "--tasks",
+        2,
+        "--buffer",
+        64,
+        "--out",
+        out,
+    )
     held = json.loads((out / "config.json").read_text())["config"]
     assert (held["tasks"], held["scenario"], held["gamma"]) == (2, "cil", 0.1)
     assert (held["seeds"], held["buffer_size"]) == ([4], 64)

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+
 from air.comparison_report import tables, write_comparison
 from air.experiment import PRESETS, Experiment, run_experiment
-
 from lipogram.errors import InvalidSetting, RunMismatch
 
 pytestmark = pytest.mark.filterwarnings("ignore::lipogram.errors.IllConditioned")
@@ -23,6 +23,7 @@ SMALL = Experiment(
 
 def figures(summary: dict[str, object] | None) -> str:
     """A summary without its times."""
+
     def without(value: object) -> object:
         if isinstance(value, dict):
             return {k: without(v) for k, v in value.items() if not k.endswith("_seconds")}
@@ -62,7 +63,9 @@ def test_killed_and_started_again_it_ends_with_the_same_summary(
     child = subprocess.Popen([sys.executable, "-c", code])
     log = tmp_path / "metrics.jsonl"
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (log.exists() and log.read_text().count('"done"') >= 2):
+    while time.monotonic() < deadline and not (
+        log.exists() and log.read_text().count('"done"') >= 2
+    ):
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()

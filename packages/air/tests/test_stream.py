@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from air.stream import Features, evaluate_stream
 from numpy.typing import NDArray
 
+from air.stream import Features, evaluate_stream
 from lipogram.analytic.scenarios import Task, class_incremental, si_blurry
 
 LABELS = np.repeat(np.arange(6), 50)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from air.weighting import class_weights, normalisation
 
+from air.weighting import class_weights, normalisation
 from lipogram.errors import InvalidSetting
 
 SIZES = np.array([500.0, 20.0, 1.0, 0.0])

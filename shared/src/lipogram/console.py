@@ -1,4 +1,4 @@
-"""What every command line shares: errors told plainly, tables, and one exit code a kind of failure."""
+"""What every command line shares: errors told plainly, tables, and exit codes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def show(table: Table, title: str = "") -> None:
     drawn = Drawn(title=title or None, caption=table.caption or None, title_justify="left")
     for i, column in enumerate(table.columns):
         numeric = all(isinstance(row[i], (int, float)) for row in table.rows)
-        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(
+            column, justify="right" if numeric else "left", overflow="fold", no_wrap=i == 0
+        )
     for number, row in enumerate(table.rows):
         cells = [f"{c:.{table.digits}f}" if isinstance(c, float) else str(c) for c in row]
         drawn.add_row(*cells, style="bold" if number in table.highlight else None)

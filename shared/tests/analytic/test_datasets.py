@@ -15,7 +15,11 @@ from lipogram.errors import AssetMismatch, CorruptState, InvalidSetting, Missing
 
 
 def idx(values: np.ndarray) -> bytes:
-    return bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
+    return (
+        bytes([0, 0, 8, values.ndim])
+        + struct.pack(f">{values.ndim}I", *values.shape)
+        + values.tobytes()
+    )
 
 
 @pytest.fixture
@@ -96,6 +100,8 @@ def test_openclipart_keeps_the_classes_that_are_large_enough(clipart):
         identifier.startswith(images.class_names[label])
         for identifier, label in zip(images.ids, images.labels, strict=True)
     )
+    everything = datasets.openclipart(min_count=1, cap=None, folder=clipart)
+    assert everything.class_names == [*images.class_names, "food/meat"]
     with pytest.raises(InvalidSetting, match="no sub-category with 7"):
         datasets.openclipart(min_count=7, folder=clipart)
 
@@ -115,7 +121,9 @@ def cached(name):
     """The asset where it is on this machine, else a skip that says how to bring it."""
     place = assets.find(name)
     if place is None:
-        pytest.skip(f"needs {name}: python -c \"from lipogram import assets; assets.get('{name}')\"")
+        pytest.skip(
+            f"needs {name}: python -c \"from lipogram import assets; assets.get('{name}')\""
+        )
     return place
 
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lipogram.analytic.labels import LabelIndex, as_labels
 from lipogram.errors import InvalidLabels, UnknownClass
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+
 from lipogram.analytic.rows import LARGEST, LARGEST_WEIGHT, as_rows, as_weights, uninterrupted
 from lipogram.errors import InvalidFeatures, InvalidSetting
 

@@ -1,15 +1,18 @@
 """What AIR is compared with, each computed from the stream itself: no figure is quoted.
 
-All learn as AIR does: ``partial_fit`` on batches, ``end_task`` between tasks, ``predict`` at any time.
+All learn as AIR does: ``partial_fit`` on batches, ``end_task`` between tasks, ``predict`` at any
+    time.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
 
 from air.classifier import AIRClassifier
 from lipogram.analytic.blas import matmul
@@ -17,6 +20,7 @@ from lipogram.analytic.buffer import RandomBuffer
 from lipogram.analytic.rows import as_rows
 from lipogram.analytic.solve import cholesky, cholesky_solve
 from lipogram.analytic.statistics import ClassStatistics
+from lipogram.errors import IllConditioned
 
 
 class StreamLearner(Protocol):
@@ -32,8 +36,8 @@ class StreamLearner(Protocol):
         """Labels (n,)."""
 
 
-class LinearDiscriminant:
-    """A learner whose head is linear in the features and follows from pooled class statistics."""
+class LinearHead:
+    """A learner whose head is linear and follows from pooled class statistics."""
 
     def __init__(self) -> None:
         self.statistics: ClassStatistics | None = None
@@ -42,7 +46,7 @@ class LinearDiscriminant:
     def partial_fit(self, X: Any, y: Any) -> Self:
         """Learn from a batch."""
         if self.statistics is None:
-            self.statistics = ClassStatistics(np.shape(X)[1], pooled=True)
+            self.statistics = self._begin(np.shape(X)[1])
         self.statistics.update(X, y)
         self._head = None
         return self
@@ -52,20 +56,30 @@ class LinearDiscriminant:
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Labels (n,) of the largest score."""
-        assert self.statistics is not None, "predict comes after partial_fit"
+        """Labels (n,) of the largest score.
+
+        Raises:
+            NotFittedError: nothing was learnt yet.
+        """
+        if self.statistics is None:
+            raise NotFittedError("predict comes after partial_fit")
         if self._head is None:
             self._head = self._solve(self.statistics)
         weight, bias = self._head
         rows = as_rows(X, self.statistics.n_inputs).double()
-        scores = matmul(rows, weight) + bias
-        return self.statistics.index.array()[scores.argmax(1).numpy()]
+        feature_map = self.statistics.feature_map
+        scores = matmul(rows if feature_map is None else feature_map(rows), weight) + bias
+        labels: NDArray[Any] = self.statistics.index.array()[scores.argmax(1).numpy()]
+        return labels
+
+    def _begin(self, width: int) -> ClassStatistics:
+        return ClassStatistics(width, pooled=True)
 
     def _solve(self, statistics: ClassStatistics) -> tuple[torch.Tensor, torch.Tensor]:
         raise NotImplementedError
 
 
-class NearestClassMean(LinearDiscriminant):
+class NearestClassMean(LinearHead):
     """The class whose mean is nearest: scores ``zᵀμ_y − ‖μ_y‖²/2``."""
 
     def _solve(self, statistics: ClassStatistics) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,7 +87,7 @@ class NearestClassMean(LinearDiscriminant):
         return mean.T.contiguous(), -mean.square().sum(1) / 2
 
 
-class StreamingLDA(LinearDiscriminant):
+class StreamingLDA(LinearHead):
     """Linear discriminant analysis with one shrunk covariance (Hayes & Kanan, CVPR-W 2020).
 
     ``Λ = ((1 − ε)Σ + εI)⁻¹``, scores ``zᵀΛμ_y − μ_yᵀΛμ_y/2``, with Σ the exact pooled within-class
@@ -98,11 +112,11 @@ class StreamingLDA(LinearDiscriminant):
         return weight, -(mean * weight.T).sum(1) / 2
 
 
-class RanPAC:
-    """Random projections and ridge (McDonnell et al., NeurIPS 2023), γ from the last task's hold-out.
+class RanPAC(LinearHead):
+    """Random projections and ridge (McDonnell et al., NeurIPS 2023), γ from held-out rows.
 
-    ``x = ReLU(z B)``, B ~ N(0, 1); after each task γ is the one of 10⁻⁸ … 10⁸ whose ridge on the first
-    80 % of that task's rows has the least squared error on the last 20 %.
+    ``x = ReLU(z B)``, B ~ N(0, 1); after each task γ is the one of 10⁻⁸ … 10⁸ whose ridge on the
+    first 80 % of that task's rows has the least squared error on the last 20 %.
 
     Args:
         buffer_size: width of the projection, 10 000 in the paper.
@@ -112,40 +126,32 @@ class RanPAC:
     GAMMAS = 10.0 ** np.arange(-8, 9)
 
     def __init__(self, buffer_size: int = 10_000, seed: int = 0) -> None:
+        super().__init__()
         self.buffer_size, self.seed = buffer_size, seed
         self.gamma = 1.0
-        self.statistics: ClassStatistics | None = None
         self._task: list[tuple[NDArray[Any], NDArray[Any]]] = []
-        self._weight: torch.Tensor | None = None
 
     def partial_fit(self, X: Any, y: Any) -> Self:
-        """Learn from a batch."""
-        if self.statistics is None:
-            projection = RandomBuffer(np.shape(X)[1], self.buffer_size, init="normal", seed=self.seed)
-            self.statistics = ClassStatistics(self.buffer_size, pooled=True, feature_map=projection)
-        self.statistics.update(X, y)
+        """Learn from a batch; its rows are kept until the task ends."""
         self._task.append((np.asarray(X), np.asarray(y)))
-        self._weight = None
-        return self
+        return super().partial_fit(X, y)
 
     def end_task(self) -> Self:
         """Choose γ from the rows of the task that ends, and let go of them."""
-        if not self._task or self.statistics is None:
-            return self
-        rows, labels = (np.concatenate(parts) for parts in zip(*self._task, strict=True))
-        self._task = []
-        cut = int(0.8 * len(rows))
-        if 0 < cut < len(rows):
-            scores = self._held_out_errors(rows, labels, cut)
-            self.gamma = float(self.GAMMAS[int(np.argmin(scores))])
-        self._weight = None
+        if self._task:
+            rows, labels = (np.concatenate(parts) for parts in zip(*self._task, strict=True))
+            self._task = []
+            cut = int(0.8 * len(rows))
+            if 0 < cut < len(rows):
+                errors = self._held_out_errors(self._map(rows.shape[1]), rows, labels, cut)
+                self.gamma = float(self.GAMMAS[int(np.argmin(errors))])
+            self._head = None
         return self
 
     def _held_out_errors(
-        self, rows: NDArray[Any], labels: NDArray[Any], cut: int
+        self, projection: RandomBuffer, rows: NDArray[Any], labels: NDArray[Any], cut: int
     ) -> NDArray[np.float64]:
-        assert self.statistics is not None and self.statistics.feature_map is not None
-        mapped = self.statistics.feature_map(as_rows(rows, self.statistics.n_inputs)).numpy()
+        mapped = projection(as_rows(rows, projection.in_features)).numpy()
         targets = (labels[:, None] == np.unique(labels)).astype(np.float64)
         u, s, vt = np.linalg.svd(mapped[:cut], full_matrices=False)
         left, right = u.T @ targets[:cut], mapped[cut:] @ vt.T
@@ -156,25 +162,30 @@ class RanPAC:
             ]
         )
 
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Labels (n,) of the largest score."""
-        assert self.statistics is not None and self.statistics.feature_map is not None
-        if self._weight is None:
-            self._weight = self.statistics.solve(self.gamma).weight
-        rows = self.statistics.feature_map(as_rows(X, self.statistics.n_inputs))
-        return self.statistics.index.array()[matmul(rows, self._weight).argmax(1).numpy()]
+    def _map(self, width: int) -> RandomBuffer:
+        held = self.statistics.feature_map if self.statistics is not None else None
+        if isinstance(held, RandomBuffer):
+            return held
+        return RandomBuffer(width, self.buffer_size, init="normal", seed=self.seed)
+
+    def _begin(self, width: int) -> ClassStatistics:
+        return ClassStatistics(self.buffer_size, pooled=True, feature_map=self._map(width))
+
+    def _solve(self, statistics: ClassStatistics) -> tuple[torch.Tensor, torch.Tensor]:
+        with warnings.catch_warnings():  # its own choice of γ is the method, however small
+            warnings.simplefilter("ignore", IllConditioned)
+            solution = statistics.solve(self.gamma)
+        return solution.weight, solution.intercept
 
 
 class Oversampling(AIRClassifier):
     """Plain ridge with each class of a batch repeated until it is as large as the batch's largest.
 
-    The repetition enters as a weight, which is its exact expectation. Without old rows it can balance
-    the classes of one batch only.
+    The repetition enters as a weight, which is its exact expectation. Without old rows it can
+    balance the classes of one batch only.
     """
 
-    def partial_fit(
-        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
-    ) -> Self:
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Learn from a batch whose classes are made equally large."""
         _, where, counts = np.unique(np.asarray(y), return_inverse=True, return_counts=True)
         repeated = (counts.max(initial=1) / counts)[where] if len(counts) else np.ones(0)
@@ -186,19 +197,24 @@ class Oversampling(AIRClassifier):
 BASELINES = ("ridge", "ncm", "slda", "ranpac", "oversampling")
 
 
-def learner(name: str, *, gamma: float | str, buffer_size: int | None, seed: int = 0) -> StreamLearner:
+def learner(
+    name: str, *, gamma: float | str, buffer_size: int | None, seed: int = 0
+) -> StreamLearner:
     """AIR or a baseline by name, with the same ridge and buffer where it has one.
 
     Raises:
         KeyError: a name that is neither "air" nor one of :data:`BASELINES`.
     """
-    head = {"gamma": gamma, "buffer_size": buffer_size, "seed": seed}
-    make = {
-        "air": lambda: AIRClassifier(**head),
-        "ridge": lambda: AIRClassifier(class_weight="none", **head),
-        "ncm": NearestClassMean,
-        "slda": StreamingLDA,
-        "ranpac": lambda: RanPAC(buffer_size or 2048, seed),
-        "oversampling": lambda: Oversampling(class_weight="none", **head),
-    }
-    return make[name]()
+    rule = "balanced" if name == "air" else "none"
+    match name:
+        case "air" | "ridge":
+            return AIRClassifier(gamma=gamma, buffer_size=buffer_size, class_weight=rule, seed=seed)
+        case "oversampling":
+            return Oversampling(gamma=gamma, buffer_size=buffer_size, class_weight=rule, seed=seed)
+        case "ncm":
+            return NearestClassMean()
+        case "slda":
+            return StreamingLDA()
+        case "ranpac":
+            return RanPAC(buffer_size or 2048, seed)
+    raise KeyError(name)

@@ -1,8 +1,8 @@
-"""How fast and how small: AIR against what the papers' code does, on the same features in one process.
+"""How fast and how small: AIR against what the papers' code does, on the same features.
 
-The baselines are written as their authors would: the class-wise head as a loop over all classes that adds a
-dense D×D product for each (present or not) and inverts the weighted sum; the recursion with the usual
-left-to-right product, which multiplies two D×D matrices for every batch.
+The baselines are written as their authors would: the class-wise head as a loop over all classes
+that adds a dense D×D product for each (present or not) and inverts the weighted sum; the recursion
+with the usual left-to-right product, which multiplies two D×D matrices for every batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ from lipogram.analytic.class_sums import CHUNK_ROWS
 from lipogram.analytic.scenarios import long_tailed_counts
 from lipogram.analytic.statistics import ClassStatistics
 from lipogram.report import Table
+
+Result = TypeVar("Result")
 
 BATCH = 64
 SMALL_BATCH = 10
@@ -74,8 +78,20 @@ class Benchmark:
         ratios = self.ratios()
         rows: list[list[str | float]] = [
             ["folded", "dense loop + inverse", self.folded, self.dense_loop, ratios["folded"]],
-            ["class-wise", "dense loop + inverse", self.class_wise, self.dense_loop, ratios["class-wise"]],
-            ["accumulate", "naive recursion", self.accumulate, self.recursion, ratios["accumulate"]],
+            [
+                "class-wise",
+                "dense loop + inverse",
+                self.class_wise,
+                self.dense_loop,
+                ratios["class-wise"],
+            ],
+            [
+                "accumulate",
+                "naive recursion",
+                self.accumulate,
+                self.recursion,
+                ratios["accumulate"],
+            ],
             ["syrk share", "dsyrk", self.sums, self.syrk, ratios["syrk share"]],
         ]
         return Table(
@@ -110,14 +126,18 @@ def run_benchmark(
     """Measure everything, one thread. About a minute at the default sizes.
 
     Args:
-        width: D. ``classes``: K. ``rows``: n, all classes equally large, in random order.
+        width: D.
+        classes: K.
+        rows: n, all classes equally large, in random order.
         progress: told what is being measured.
     """
     with one_thread() as threads:
         rng = np.random.default_rng(0)
         features = np.maximum(rng.standard_normal((rows, width)), 0)
         labels = rng.permutation(np.arange(rows) % classes)
-        AIRClassifier(buffer_size=None).fit(features[:classes], np.arange(classes)).predict(features[:1])
+        AIRClassifier(buffer_size=None).fit(features[:classes], np.arange(classes)).predict(
+            features[:1]
+        )
         progress("class-wise")
         class_wise, ours = _timed(lambda: _class_wise(features, labels))
         progress("folded")
@@ -158,7 +178,7 @@ def one_thread() -> Iterator[str]:
         torch.set_num_threads(1)
         try:
             found = {
-                f"{pool['internal_api']} {pool.get('version')} {pool.get('architecture') or ''}".strip()
+                " ".join(filter(None, map(pool.get, ("internal_api", "version", "architecture"))))
                 for pool in threadpool_info()
                 if pool["user_api"] == "blas"
             }
@@ -167,7 +187,7 @@ def one_thread() -> Iterator[str]:
             torch.set_num_threads(before)
 
 
-def _timed(work: Callable[[], object]) -> tuple[float, object]:  # type: ignore[misc]
+def _timed(work: Callable[[], Result]) -> tuple[float, Result]:
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
@@ -181,10 +201,12 @@ def _class_wise(features: np.ndarray, labels: np.ndarray) -> AIRClassifier:
     return head
 
 
-def _folded(features: np.ndarray, labels: np.ndarray, classes: int, tasks: int = 10) -> AIRClassifier:
+def _folded(
+    features: np.ndarray, labels: np.ndarray, classes: int, tasks: int = 10
+) -> AIRClassifier:
     head = AIRClassifier(buffer_size=None, gamma=0.1, policy="cil")
     edges = np.searchsorted(labels, np.linspace(0, classes, tasks + 1).astype(int))
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         for i in range(start, stop, BATCH):
             head.partial_fit(features[i : min(i + BATCH, stop)], labels[i : min(i + BATCH, stop)])
         head.end_task()

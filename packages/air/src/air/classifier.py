@@ -1,6 +1,7 @@
 """The analytic imbalance rectifier: a closed-form head in which every class counts equally.
 
-Reference: Fang et al., "AIR: Analytic Imbalance Rectifier for Continual Learning", arXiv 2408.10349.
+Reference: Fang et al., "AIR: Analytic Imbalance Rectifier for Continual Learning",
+arXiv 2408.10349.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from lipogram.errors import ClosedClass, InvalidSetting, NotSeen
 
 
 class AIRClassifier(AnalyticClassifier):
-    """Class-weighted ridge head for imbalanced streams: exact, replay-free, re-weightable, able to forget.
+    """Class-weighted ridge head for imbalanced streams.
 
     ``min_W Σ_y c π_y Σ_{i: y_i=y} ‖e_y − Wᵀx_i‖² + γ‖W‖²`` with ``π_y = 1/N_y`` and, by default,
-    ``c = K/Σ_y π_y`` (the harmonic mean of the class sizes). Weights are formed when the head is solved,
-    from the sizes at that time: nothing learnt depends on them.
+    ``c = K/Σ_y π_y`` (the harmonic mean of the class sizes). Weights are formed when the head is
+    solved, from the sizes at that time: nothing learnt depends on them.
 
     Args:
-        gamma: ridge γ > 0 in units of the average class's features, or ``"cv"`` to choose it from fold
-            statistics. ``"gcv"`` serves only ``class_weight="none"``.
+        gamma: ridge γ > 0 in units of the average class's features, or ``"cv"`` to choose it from
+            fold statistics. ``"gcv"`` serves only ``class_weight="none"``.
         buffer_size: width D of the random ReLU buffer, None for none.
         class_weight: rule for π, see :func:`air.weighting.class_weights`; a number β gives N^-β.
         normalize: rule for c, see :func:`air.weighting.normalisation`.
         policy: ``"gcil"``, classes may come back at any time and each keeps its second moment;
             ``"cil"``, :meth:`end_task` folds finished classes into one matrix of D² numbers.
         min_count: class sizes below it count as it.
-        buffer_init, activation, buffer_scale, fit_intercept, storage, accumulate, memory_budget, folder,
-            folds, device, space, seed: see :class:`lipogram.analytic.AnalyticClassifier`.
+        buffer_init, activation, buffer_scale, fit_intercept, storage, accumulate, memory_budget,
+            folder, folds, device, space, seed: see :class:`lipogram.analytic.AnalyticClassifier`.
 
     Attributes:
         class_weight_: c π_y of each class, (k,).
@@ -103,7 +104,8 @@ class AIRClassifier(AnalyticClassifier):
             raise InvalidSetting(f"min_count is {self.min_count!r}, it must be finite and above 0")
         if self.gamma == "gcv" and self.class_weight not in ("none", 0):
             raise InvalidSetting(
-                'gamma="gcv" misjudges class-weighted rows: use gamma="cv", a number, or class_weight="none"'
+                'gamma="gcv" misjudges class-weighted rows: use gamma="cv", a number, or '
+                'class_weight="none"'
             )
         if self.gamma == "cv" and self.policy == "cil":
             raise InvalidSetting(
@@ -153,8 +155,8 @@ class AIRClassifier(AnalyticClassifier):
     def end_task(self, classes: Any = None) -> Self:
         """Close classes: with ``policy="cil"`` their second moments are folded and freed.
 
-        ``S += π_y A_y`` with the π_y of now; the common factor c stays free, so folding is exact. With
-        ``policy="gcil"`` nothing closes and nothing changes.
+        ``S += π_y A_y`` with the π_y of now; the common factor c stays free, so folding is exact.
+        With ``policy="gcil"`` nothing closes and nothing changes.
 
         Args:
             classes: labels to close; by default every open class that has rows.

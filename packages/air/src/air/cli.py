@@ -45,7 +45,9 @@ def _main(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/air-demo"),
-    dataset: Annotated[str, typer.Option(help="openclipart, fashion-mnist or digits.")] = "openclipart",
+    dataset: Annotated[
+        str, typer.Option(help="openclipart, fashion-mnist or digits.")
+    ] = "openclipart",
     as_json: AsJson = False,
 ) -> None:
     """AIR against its baselines on real long-tailed images, in three class orders and blurred."""
@@ -68,11 +70,13 @@ def demo(
 
 @app.command()
 def extract(
-    images: Annotated[str, typer.Argument(help="Folder with one sub-folder a class, or a set's name.")],
+    images: Annotated[
+        str, typer.Argument(help="Folder with one sub-folder a class, or a set's name.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder for the features.")],
-    backbone: Annotated[str, typer.Option(help="effnet-lite0, pixels, torchvision:…, timm:…, hf:…")] = (
-        "effnet-lite0"
-    ),
+    backbone: Annotated[
+        str, typer.Option(help="effnet-lite0, pixels, torchvision:…, timm:…, hf:…")
+    ] = ("effnet-lite0"),
     image_size: Annotated[int, typer.Option(help="Side in pixels.")] = 128,
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Images to a batch.")] = 16,
@@ -81,8 +85,8 @@ def extract(
 ) -> None:
     """Turn images into features, once; started again after a kill, it goes on."""
     from air.extraction import images_of
-    from lipogram.analytic import load_backbone
     from lipogram.analytic import extract as extract_features
+    from lipogram.analytic import load_backbone
 
     name = f"folder:{images}" if Path(images).is_dir() else images
     collection = images_of(name, _choice("part", part, ("train", "test", "all")), data)
@@ -93,41 +97,59 @@ def extract(
         batch_size=batch_size,
         dtype=_choice("dtype", dtype, ("float32", "float16", "bfloat16")),
     )
-    typer.echo(f"{store.n} images of {len(store.class_names)} classes, {store.d} features each: {out}")
+    typer.echo(
+        f"{store.n} images of {len(store.class_names)} classes, {store.d} features each: {out}"
+    )
     if store.skipped:
-        typer.echo(f"{len(store.skipped)} images were skipped (listed in {out / 'index.json'})", err=True)
+        typer.echo(
+            f"{len(store.skipped)} images were skipped (listed in {out / 'index.json'})", err=True
+        )
 
 
 @app.command()
 def run(
-    out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished one is resumed.")] = Path(
-        "runs/air"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run; an unfinished one is resumed.")
+    ] = Path("runs/air"),
     preset: Annotated[str | None, typer.Option(help="Named settings: gacl, acl-defaults.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML with the same names as these options.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML with the same names as these options.")
+    ] = None,
     scenario: Annotated[str | None, typer.Option(help="cil, lt-cil or gcil.")] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="digits, synthetic, openclipart, fashion-mnist, cifar100 …, folder:PATH, store:PATH."),
+        typer.Option(
+            help="digits, synthetic, openclipart, fashion-mnist, cifar100, folder:PATH, store:PATH"
+        ),
     ] = None,
-    rho: Annotated[float | None, typer.Option(help="Largest class over smallest; 0 keeps the data's.")] = None,
+    rho: Annotated[
+        float | None, typer.Option(help="Largest class over smallest; 0 keeps the data's.")
+    ] = None,
     orders: Annotated[
-        list[str] | None, typer.Option("--order", help="descending, ascending, shuffled; may be repeated.")
+        list[str] | None,
+        typer.Option("--order", help="descending, ascending, shuffled; may be repeated."),
     ] = None,
     tasks: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
     base: Annotated[int | None, typer.Option(help="Classes of the first task.")] = None,
-    r_d: Annotated[float | None, typer.Option("--r-d", help="Share of disjoint classes (gcil).")] = None,
-    r_b: Annotated[float | None, typer.Option("--r-b", help="Share of blurred samples (gcil).")] = None,
+    r_d: Annotated[
+        float | None, typer.Option("--r-d", help="Share of disjoint classes (gcil).")
+    ] = None,
+    r_b: Annotated[
+        float | None, typer.Option("--r-b", help="Share of blurred samples (gcil).")
+    ] = None,
     gamma: Annotated[str | None, typer.Option(help="Ridge, or cv.")] = None,
     buffer_size: Annotated[
         int | None, typer.Option("--buffer", help="Width of the random buffer; 0 for none.")
     ] = None,
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="May be repeated.")] = None,
     methods: Annotated[
-        str | None, typer.Option("--compare", help="Baselines, by commas: ridge,ncm,slda,ranpac,oversampling.")
+        str | None,
+        typer.Option("--compare", help="Baselines, by commas: ridge,ncm,slda,ranpac,oversampling."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows to a batch.")] = None,
-    every: Annotated[int | None, typer.Option(help="Rows between evaluations inside a task.")] = None,
+    every: Annotated[
+        int | None, typer.Option(help="Rows between evaluations inside a task.")
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="For image sets.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of a set that is not fetched.")] = None,
@@ -183,9 +205,13 @@ def run(
 def fit(
     data: DataFile,
     out: Annotated[Path, typer.Option(help="Where the head goes.")] = Path("head.safetensors"),
-    into: Annotated[Path | None, typer.Option(help="Go on from this head instead of beginning.")] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Go on from this head instead of beginning.")
+    ] = None,
     gamma: Annotated[str, typer.Option(help="Ridge, or cv.")] = "0.1",
-    buffer_size: Annotated[int, typer.Option("--buffer", help="Width of the random buffer; 0 for none.")] = 2048,
+    buffer_size: Annotated[
+        int, typer.Option("--buffer", help="Width of the random buffer; 0 for none.")
+    ] = 2048,
     class_weight: Annotated[
         str, typer.Option(help="balanced, none, effective:0.999, or β for N^-β.")
     ] = "balanced",
@@ -199,7 +225,9 @@ def fit(
 
     rows, labels, space = read_rows(data)
     if labels is None:
-        raise InvalidLabels(f"{data} has no labels: an .npz needs y, a .csv a last column called label")
+        raise InvalidLabels(
+            f"{data} has no labels: an .npz needs y, a .csv a last column called label"
+        )
     if into is not None:
         head = AIRClassifier.load(into)
         if head.space != space:
@@ -216,7 +244,8 @@ def fit(
     head.partial_fit(rows, labels)
     head.save(out)
     typer.echo(
-        f"{head.n_samples_seen_} rows, {len(head.classes_)} classes, condition {head.condition_:.1e}: {out}"
+        f"{head.n_samples_seen_} rows, {len(head.classes_)} classes, "
+        f"condition {head.condition_:.1e}: {out}"
     )
 
 
@@ -224,7 +253,9 @@ def fit(
 def predict(
     head: HeadFile,
     data: DataFile,
-    out: Annotated[Path | None, typer.Option(help="CSV of row, label, score; default: stdout.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="CSV of row, label, score; default: stdout.")
+    ] = None,
 ) -> None:
     """Label rows; where the data have labels, say how many were right."""
     import csv
@@ -279,7 +310,9 @@ def forget(
     head: HeadFile,
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help="Rows to forget.")] = None,
     drop: Annotated[list[str] | None, typer.Option(help="Class to drop; may be repeated.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the result goes; default: over HEAD.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the result goes; default: over HEAD.")
+    ] = None,
 ) -> None:
     """Unlearn rows or whole classes exactly."""
     from air.sources import read_rows
@@ -292,7 +325,9 @@ def forget(
         rows, labels, space = read_rows(data)
         _check_space(model.space, space, data)
         if labels is None:
-            raise InvalidLabels(f"{data} has no labels: forgetting needs to know which class loses rows")
+            raise InvalidLabels(
+                f"{data} has no labels: forgetting needs to know which class loses rows"
+            )
         model.forget(rows, labels)
     if drop:
         whole = model.classes_.dtype.kind in "iu"
@@ -319,14 +354,18 @@ def inspect(head: HeadFile, as_json: AsJson = False) -> None:
         "policy": model.policy,
         "space": model.space,
     }
-    by_class = [
+    by_class: list[list[str | int | float | None]] = [
         [str(label), int(n), float(weight)]
-        for label, n, weight in zip(model.classes_, model.class_count_, model.class_weight_, strict=True)
+        for label, n, weight in zip(
+            model.classes_, model.class_count_, model.class_weight_, strict=True
+        )
     ]
     if as_json:
         typer.echo(json.dumps({**facts, "class_weight": by_class}, indent=2))
         return
-    show(Table(columns=["fact", "value"], rows=[[name, str(value)] for name, value in facts.items()]))
+    show(
+        Table(columns=["fact", "value"], rows=[[name, str(value)] for name, value in facts.items()])
+    )
     show(Table(columns=["class", "rows", "weight"], rows=by_class, digits=4))
 
 
@@ -337,7 +376,7 @@ def bench(
     rows: Annotated[int, typer.Option(help="Rows.")] = 5000,
     as_json: AsJson = False,
 ) -> None:
-    """Time AIR against the dense per-class loop and the naive recursion, one thread, in one process."""
+    """Time AIR against a dense per-class loop and a naive recursion, one thread, in one run."""
     from air.benchmark import run_benchmark
 
     measured = run_benchmark(width=width, classes=classes, rows=rows, progress=say)
@@ -402,7 +441,9 @@ def _typed(settings: dict[str, Any]) -> dict[str, Any]:
     typed = dict(settings)
     for name in ("orders", "methods", "seeds"):
         if name in typed:
-            typed[name] = tuple(typed[name] if isinstance(typed[name], (list, tuple)) else [typed[name]])
+            typed[name] = tuple(
+                typed[name] if isinstance(typed[name], (list, tuple)) else [typed[name]]
+            )
     if isinstance(typed.get("gamma"), str):
         typed["gamma"] = _number(typed["gamma"])
     for name in ("rho", "buffer_size"):

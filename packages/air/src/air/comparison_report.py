@@ -20,12 +20,12 @@ LABELS = {
     "oversampling": "oversampling",
 }
 COLUMNS = {
-    "balanced_last": "balanced, end",
-    "a_last": "accuracy, end",
-    "balanced_avg": "balanced, mean",
-    "a_avg": "accuracy, mean",
+    "balanced_last": "bal. end",
+    "a_last": "acc. end",
+    "balanced_avg": "bal. mean",
+    "a_avg": "acc. mean",
     "a_auc": "A_AUC",
-    "forgetting": "forgetting",
+    "forgetting": "forget",
 }
 
 
@@ -41,7 +41,10 @@ def tables(result: dict[str, Any]) -> dict[str, Table]:
                 for method, figures in methods.items()
             ],
             highlight=[i for i, method in enumerate(methods) if method == "air"],
-            caption=f"Means over {result['seeds']} seed{'s' if result['seeds'] > 1 else ''}.",
+            caption=(
+                "Accuracy (acc.) and balanced accuracy (bal.) at the end of the stream and as the "
+                f"mean over its tasks; {result['seeds']} seed{'s' if result['seeds'] > 1 else ''}."
+            ),
         )
     return made
 
@@ -101,7 +104,7 @@ def _sentence(gain: dict[str, float] | None) -> str:
         return ""
     return (
         f"At the end of the stream AIR is {gain['balanced']:+.3f} in balanced accuracy and "
-        f"{gain['accuracy']:+.3f} in overall accuracy against plain ridge with the same ridge and features."
+        f"{gain['accuracy']:+.3f} in overall accuracy against plain ridge with the same γ."
     )
 
 

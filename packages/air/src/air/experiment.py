@@ -27,8 +27,8 @@ class Experiment:
     """Everything that decides the result of a comparison.
 
     Attributes:
-        scenario: ``cil`` (new classes task by task), ``lt-cil`` (the same, long-tailed by ``rho``), or
-            ``gcil`` (Si-Blurry: some classes recur).
+        scenario: ``cil`` (new classes task by task), ``lt-cil`` (the same, long-tailed by ``rho``),
+            or ``gcil`` (Si-Blurry: some classes recur).
         dataset: see :data:`air.sources.NAMES`.
         rho: largest class over smallest for ``lt-cil``; None keeps the sizes that the data have.
         orders: class orders for ``cil`` and ``lt-cil``.
@@ -37,7 +37,8 @@ class Experiment:
         gamma, buffer_size: of every method that has them.
         methods: compared, AIR first.
         seeds: of split, stream and buffer.
-        batch_size: rows to a batch. ``every``: rows between evaluations inside a task.
+        batch_size: rows to a batch. ``every``: rows between evaluations inside a task; without it,
+            A_AUC (the mean over them) is not computed.
         backbone, image_size, data: for image sets.
         source: where the settings come from.
     """
@@ -202,14 +203,14 @@ def summarise(run: Run) -> dict[str, Any]:
     """Means over seeds of each method in each order, and AIR's gains over plain ridge."""
     table: dict[str, dict[str, dict[str, float]]] = {}
     done = run.events("done")
-    names = [name for name in _FIGURES if any(name in event for event in done)]
     for event in done:
         table.setdefault(event["order"], {}).setdefault(event["method"], {})
     for order, methods in table.items():
         for method, figures in methods.items():
             mine = [e for e in done if e["order"] == order and e["method"] == method]
-            for name in names:
-                figures[name] = float(np.mean([e[name] for e in mine]))
+            for name in _FIGURES:
+                if all(name in e for e in mine):
+                    figures[name] = float(np.mean([e[name] for e in mine]))
     gains = {
         order: {
             "balanced": methods["air"]["balanced_last"] - methods["ridge"]["balanced_last"],
@@ -235,9 +236,9 @@ _FIGURES = (
 
 def _figures(looks: Sequence[Evaluation]) -> dict[str, float]:
     ends = [look for look in looks if look.task_end]
-    inside = [look for look in looks if not look.task_end] or ends
+    inside = [look for look in looks if not look.task_end]
     figures = {
-        "a_auc": a_auc([look.accuracy for look in inside]),
+        **({"a_auc": a_auc([look.accuracy for look in inside])} if inside else {}),
         "a_avg": a_avg([look.accuracy for look in ends]),
         "a_last": a_last([look.accuracy for look in ends]),
         "balanced_avg": a_avg([look.balanced_accuracy for look in ends]),
@@ -246,7 +247,7 @@ def _figures(looks: Sequence[Evaluation]) -> dict[str, float]:
         "predict_seconds": sum(look.predict_seconds for look in looks),
     }
     if len(ends) > 1:
-        figures["forgetting"] = forgetting([look.per_class for look in ends])
+        figures["forgetting"] = forgetting([dict(look.per_class) for look in ends])
     return figures
 
 

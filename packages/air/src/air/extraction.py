@@ -37,7 +37,13 @@ def images_of(name: str, part: Part = "all", data: Path | None = None) -> Images
 
 
 def stored(
-    name: str, part: Part, *, backbone: str, image_size: int, data: Path | None, progress: bool = True
+    name: str,
+    part: Part,
+    *,
+    backbone: str,
+    image_size: int,
+    data: Path | None,
+    progress: bool = True,
 ) -> FeatureStore:
     """Features of a set, extracted now or found in the cache.
 

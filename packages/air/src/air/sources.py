@@ -31,9 +31,10 @@ def features_of(
 ) -> Features:
     """A data set as features, split into train and test.
 
-    ``digits`` are the raw pixels of scikit-learn's digits; ``synthetic`` is a Gaussian mixture; image
-    sets go through the backbone once and are kept in the cache; ``store:PATH`` is a folder that
-    ``air extract`` wrote. Sets without a test part of their own are split per class by ``seed``.
+    ``digits`` are the raw pixels of scikit-learn's digits; ``synthetic`` is a Gaussian mixture;
+    image sets go through the backbone once and are kept in the cache; ``store:PATH`` is a folder
+    that ``air extract`` wrote. Sets without a test part of their own are split per class by
+    ``seed``.
 
     Args:
         name: one of :data:`NAMES`.
@@ -63,7 +64,9 @@ def features_of(
 
     if name == "fashion-mnist":
         train, test = (
-            stored(name, part, backbone=backbone, image_size=image_size, data=data, progress=progress)
+            stored(
+                name, part, backbone=backbone, image_size=image_size, data=data, progress=progress
+            )
             for part in ("train", "test")
         )
         return Features(
@@ -76,14 +79,16 @@ def features_of(
             train.backbone["fingerprint"],
         )
     if name in IMAGE_SETS or name.startswith("folder:"):
-        store = stored(name, "all", backbone=backbone, image_size=image_size, data=data, progress=progress)
+        store = stored(
+            name, "all", backbone=backbone, image_size=image_size, data=data, progress=progress
+        )
         return _of_store(store, name, seed, test_share)
     raise InvalidSetting(f"unknown data set {name!r}: use one of {', '.join(NAMES)}")
 
 
-def synthetic(seed: int = 0, n_classes: int = 20, per_class: int = 150, width: int = 64) -> tuple[
-    NDArray[np.float64], NDArray[np.int64]
-]:
+def synthetic(
+    seed: int = 0, n_classes: int = 20, per_class: int = 150, width: int = 64
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """A Gaussian mixture: (n_classes · per_class, width) rows and their labels."""
     rng = np.random.default_rng(seed)
     means = rng.standard_normal((n_classes, width))
@@ -94,8 +99,8 @@ def synthetic(seed: int = 0, n_classes: int = 20, per_class: int = 150, width: i
 def read_rows(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
     """Features, labels and feature space of a file or folder that a person names.
 
-    A FeatureStore folder, an ``.npz`` with ``X`` and perhaps ``y``, or a ``.csv`` whose last column is
-    called ``label`` (it may be missing).
+    A FeatureStore folder, an ``.npz`` with ``X`` and perhaps ``y``, or a ``.csv`` whose last column
+    is called ``label`` (it may be missing).
 
     Returns:
         rows (n, d), labels (n,) or None, identity of the features or "".
@@ -116,7 +121,9 @@ def read_rows(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
             with np.load(path, allow_pickle=False) as held:
                 return held["X"], held["y"] if "y" in held else None, ""
         except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-            raise InvalidFeatures(f"{path}: an .npz with a plain array X is needed ({error})") from None
+            raise InvalidFeatures(
+                f"{path}: an .npz with a plain array X is needed ({error})"
+            ) from None
     if path.suffix == ".csv":
         return _read_csv(path)
     raise InvalidFeatures(f"{path}: features come as a folder of air extract, an .npz or a .csv")
@@ -133,7 +140,9 @@ def _read_csv(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
         rows, labels = [], []
         for number, line in enumerate(lines, start=2):
             if len(line) != len(head):
-                raise InvalidFeatures(f"{path}, line {number}: {len(line)} cells, the head has {len(head)}")
+                raise InvalidFeatures(
+                    f"{path}, line {number}: {len(line)} cells, the head has {len(head)}"
+                )
             try:
                 rows.append([float(cell) for cell in line[:width]])
             except ValueError as error:

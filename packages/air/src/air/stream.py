@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from air.baselines import StreamLearner
+from lipogram.analytic.labels import Label
 from lipogram.analytic.metrics import accuracy, balanced_accuracy, per_class_accuracy
 from lipogram.analytic.scenarios import Task, exposed
 
@@ -52,7 +53,7 @@ class Evaluation:
     task_end: bool
     accuracy: float
     balanced_accuracy: float
-    per_class: dict[int, float]
+    per_class: dict[Label, float]
     fit_seconds: float
     predict_seconds: float
 
@@ -98,7 +99,9 @@ def evaluate_stream(
     return results
 
 
-def _batches(tasks: Sequence[Task], batch_size: int) -> Iterator[tuple[Task, NDArray[np.int64], bool]]:
+def _batches(
+    tasks: Sequence[Task], batch_size: int
+) -> Iterator[tuple[Task, NDArray[np.int64], bool]]:
     for task in tasks:
         starts = range(0, max(len(task.train), 1), batch_size)
         for start in starts:
@@ -125,7 +128,7 @@ def _look(
         task_end=task_end,
         accuracy=accuracy(labels, predicted),
         balanced_accuracy=balanced_accuracy(labels, predicted),
-        per_class={int(label): rate for label, rate in per_class_accuracy(labels, predicted).items()},
+        per_class=per_class_accuracy(labels, predicted),
         fit_seconds=fit_seconds,
         predict_seconds=seconds,
     )

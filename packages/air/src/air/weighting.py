@@ -1,9 +1,10 @@
 """How much one row of each class weighs in the loss: rules from class sizes to weights.
 
-The analytic imbalance rectifier (AIR; Fang et al., arXiv 2408.10349) uses ``π_y = 1/N_y``: every class
-that was seen contributes equally. The other rules are its neighbours: ``N_y^-β`` reaches from plain ridge
-(β = 0) to AIR (β = 1), and the effective number of samples ``(1 − b)/(1 − b^N_y)`` is that of Cui et al.
-(CVPR 2019).
+The analytic imbalance rectifier (AIR; Fang et al., arXiv 2408.10349) uses ``π_y = 1/N_y``: every
+class
+that was seen contributes equally. The other rules are its neighbours: ``N_y^-β`` reaches from plain
+ridge (β = 0) to AIR (β = 1), and the effective number of samples ``(1 − b)/(1 − b^N_y)`` is that of
+Cui et al. (CVPR 2019).
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ def class_weights(
     Args:
         sizes: N_y (k,), rows of each class (summed sample weights where rows are weighted).
         rule: ``"balanced"`` for 1/N, ``"none"`` for 1, a number β for N^-β, ``"effective:b"`` for
-            (1 − b)/(1 − b^N) with 0 < b < 1, a mapping from labels to weights, or a function of the sizes.
+            (1 − b)/(1 − b^N) with 0 < b < 1, a mapping from labels to weights, or a function of the
+            sizes.
         classes: labels in the order of ``sizes``, for a mapping.
-        min_count: sizes below it count as it, so that one stray row does not weigh as much as a class.
+        min_count: sizes below it count as it, so that one stray row does not weigh as much as a
+            class.
 
     Raises:
-        InvalidSetting: an unknown rule, a label without a weight, or weights that are not finite and
-            non-negative.
+        InvalidSetting: an unknown rule, a label without a weight, or weights that are not finite
+            and non-negative.
     """
     counted = np.maximum(sizes, min_count)
     if callable(rule):
@@ -57,7 +60,8 @@ def class_weights(
         weights = counted ** -_exponent(rule)
     if weights.shape != sizes.shape or not np.isfinite(weights).all() or (weights < 0).any():
         raise InvalidSetting(
-            f"class_weight gave {weights!r}: one finite number of at least 0 for each of {len(sizes)} classes"
+            f"class_weight gave {weights!r}: one finite number of at least 0 for each of "
+            f"{len(sizes)} classes"
         )
     return np.where(sizes > 0, weights, 0.0)
 
@@ -67,8 +71,8 @@ def normalisation(
 ) -> float:
     """Common factor c on the weights; the ridge then works as γ/c would.
 
-    ``"seen"`` makes the mean weight of the classes seen 1. ``"slots"`` counts every integer from 0 to the
-    largest label as a class, as the authors' code does. ``"none"`` is 1.
+    ``"seen"`` makes the mean weight of the classes seen 1. ``"slots"`` counts every integer from 0
+    to the largest label as a class, as the authors' code does. ``"none"`` is 1.
 
     Raises:
         InvalidSetting: an unknown name, or "slots" with labels that are no non-negative integers.
@@ -102,7 +106,8 @@ def _named(sizes: NDArray[np.float64], rule: str) -> NDArray[np.float64]:
         b = float("nan")
     if not 0 < b < 1:
         raise InvalidSetting(
-            f'class_weight is {rule!r}: use "balanced", "none", "effective:0.999", a number, a mapping or a function'
+            f'class_weight is {rule!r}: use "balanced", "none", "effective:0.999", a number, '
+            "a mapping or a function"
         )
     return (1 - b) / -np.expm1(sizes * np.log(b))
 

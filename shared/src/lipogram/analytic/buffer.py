@@ -4,8 +4,6 @@ A buffer is defined by its settings and seed alone, so two machines that name th
 build the same map; its fingerprint proves it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -127,7 +125,7 @@ class GaussianKernelBuffer:
     @classmethod
     def from_rows(
         cls, rows: Float[Tensor, "n i"], out_features: int, *, sigma: float = 10.0, seed: int = 0
-    ) -> GaussianKernelBuffer:
+    ) -> "GaussianKernelBuffer":
         """Centres drawn without replacement from all the rows (n, d_in).
 
         Raises:

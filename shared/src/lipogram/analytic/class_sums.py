@@ -233,16 +233,17 @@ class ClassSums:
         added = np.bincount(slots, minlength=len(self.index) + len(new))
         self._check_open(added)
         self._check_budget(added)
-        try:
-            with uninterrupted():
-                self._grow(new)
-                self.counts = self.counts + added
-                where = torch.from_numpy(slots).to(self.device)
-                self._waiting.append(Batch(rows, where, weight))
-            if self._waiting.rows >= self.chunk_rows:
-                self.flush()
-        finally:
-            self._waiting.own()
+        with uninterrupted() as interrupts:
+            self._grow(new)
+            self.counts = self.counts + added
+            where = torch.from_numpy(slots).to(self.device)
+            self._waiting.append(Batch(rows, where, weight))
+            try:
+                enough = self._waiting.rows >= self.chunk_rows
+                while enough and self._waiting.rows and not interrupts:
+                    self._commit(self._waiting.chunk())
+            finally:
+                self._waiting.own()
         return self
 
     def update_targets(

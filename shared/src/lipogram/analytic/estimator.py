@@ -21,7 +21,6 @@ from lipogram.analytic.gram_store import STORAGES, Storage
 from lipogram.analytic.inputs import checked_batch, feed, unchanged_on_error
 from lipogram.analytic.predictor import RidgePredictor, Solved
 from lipogram.analytic.settings import flag, one_of, positive, whole
-from lipogram.analytic.solve import check_gamma
 from lipogram.analytic.split_statistics import SplitStatistics
 from lipogram.analytic.statistics import ClassStatistics
 from lipogram.errors import IncompatibleFeatures, InvalidSetting, UnknownClass
@@ -108,7 +107,7 @@ class AnalyticClassifier(RidgePredictor):
             if self.gamma not in ("gcv", "cv"):
                 raise InvalidSetting(f'gamma is {self.gamma!r}, it must be a number, "gcv" or "cv"')
         else:
-            check_gamma(self.gamma)
+            positive("gamma", self.gamma)
         if self.buffer_size is not None:
             whole("buffer_size", self.buffer_size)
         one_of("buffer_init", self.buffer_init, get_args(Initialisation))

@@ -64,7 +64,8 @@ def load_estimator(
         raise CorruptState(f"{path} holds a {description.get('method')!r}, not a {kind.__name__}")
     try:
         settings = {k: _restored(v) for k, v in description["settings"].items()}
-        model = kind(**{**settings, "device": device, "folder": folder})
+        model = kind(**settings)
+        model.device, model.folder = device, folder
         model.check_settings()
         parts: list[ClassStatistics] = []
         for i, part in enumerate(description["parts"]):

@@ -212,7 +212,7 @@ class FeatureStore:
         owner = np.searchsorted(self._starts, wanted, side="right") - 1
         for k in np.unique(owner):
             here = np.flatnonzero(owner == k)
-            x = _mapped(self._files[k])
+            x = mapped(self._files[k])
             out[here] = x[torch.from_numpy(wanted[here] - self._starts[k])].float().numpy()
         return out
 
@@ -268,7 +268,7 @@ def verify(folder: Path, shard: Shard) -> None:
         raise CorruptState(f"{path} has SHA-256 {found}, the index says {shard.sha256}; {remedy}")
 
 
-def _mapped(path: Path) -> Tensor:
+def mapped(path: Path) -> Tensor:
     """A shard's features (rows, d), mapped from the file rather than read."""
     from safetensors import safe_open
 
@@ -313,6 +313,7 @@ def _read_rows(
 def _is_sound(index: Index) -> bool:
     """Every value of an index has the type and the range that the code relies on."""
     layout = index.layout
+    rows = layout.shard_rows
     return (
         _are_strings(layout.backbone, ("name", "fingerprint", "transform"))
         and _are_strings(layout.images, ("name", "fingerprint"))
@@ -320,8 +321,9 @@ def _is_sound(index: Index) -> bool:
         and isinstance(layout.class_names, list)
         and all(isinstance(name, str) for name in layout.class_names)
         and layout.dtype in DTYPES
-        and all(_is_count(value) and value > 0 for value in (layout.d, layout.shard_rows))
+        and all(_is_count(value) and value > 0 for value in (layout.d, rows))
         and isinstance(index.complete, bool)
+        and (not index.complete or len(index.shards) == -(-layout.images["n"] // rows))
         and all(
             _is_count(shard.rows) and _is_count(shard.bytes) and isinstance(shard.sha256, str)
             for shard in index.shards

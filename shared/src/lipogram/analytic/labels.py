@@ -124,6 +124,7 @@ def as_labels(labels: Any) -> NDArray[Any]:
     if array.dtype.kind in "bU":
         return array
     if array.dtype.kind == "f":
+        array = array.astype(np.promote_types(array.dtype, np.float64), copy=False)
         bad = np.flatnonzero(~np.isfinite(array) | (array != np.round(array)))
         if bad.size:
             raise InvalidLabels(

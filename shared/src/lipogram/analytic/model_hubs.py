@@ -256,7 +256,8 @@ def _fill(
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise InvalidSetting(f"the weights do not fit {name}: {error}") from error
+        said = " ".join(str(error).split())
+        raise InvalidSetting(f"the weights do not fit {name}: {said[:300]}") from error
 
 
 def _on_bytes(values: Iterable[float]) -> tuple[float, float, float]:

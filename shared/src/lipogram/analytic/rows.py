@@ -81,16 +81,20 @@ def as_weights(weights: Any, n: int, device: torch.device | str = "cpu") -> Tens
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let a Ctrl-C wait until the block is done, so that no batch is committed by half."""
+def uninterrupted() -> Iterator[list[int]]:
+    """Let a Ctrl-C wait until the block is done, so that no batch is committed by half.
+
+    Yields:
+        The interrupts that wait: a long block looks at them to end early.
+    """
+    waiting: list[int] = []
     before = signal.getsignal(signal.SIGINT)
     if before is None or threading.current_thread() is not threading.main_thread():
-        yield
+        yield waiting
         return
-    waiting: list[int] = []
     signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
     try:
-        yield
+        yield waiting
     finally:
         signal.signal(signal.SIGINT, before)
         if waiting:

@@ -2,9 +2,10 @@
 
 Generalised cross-validation (Golub, Heath & Wahba 1979) serves unweighted rows. With class weights
 its degrees of freedom no longer describe the held-out error, so weighted rules use fold statistics:
-the sums of F disjoint folds give the exact held-out squared loss of each. A few rows of rare classes
-then carry most of that loss, so its minimum is uncertain and as a rule too small: the largest γ within
-one standard error (Breiman, Friedman, Olshen & Stone 1984, §3.4.3) classifies rare classes better.
+the sums of F disjoint folds give the exact held-out squared loss of each. A few rows of rare
+classes then carry most of that loss, so its minimum is uncertain and as a rule too small: the
+largest γ within one standard error (Breiman, Friedman, Olshen & Stone 1984, §3.4.3) classifies rare
+classes better.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """Checks of single settings: each returns the value as its plain type, or names what is wrong."""
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,10 +29,14 @@ def positive(name: str, value: Any) -> float:
     Raises:
         InvalidSetting: anything else.
     """
-    number = isinstance(value, (int, float, np.integer, np.floating))
-    if not number or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
+    known = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    try:
+        number = float(value) if known else float("nan")
+    except OverflowError:
+        number = float("inf")
+    if not 0 < number < float("inf"):
         raise InvalidSetting(f"{name} is {value!r}, it must be a finite number above 0")
-    return float(value)
+    return number
 
 
 def flag(name: str, value: Any) -> bool:

@@ -1,0 +1,5 @@
+"""`python -m air` is the command `air`."""
+
+from air.cli import main
+
+main()

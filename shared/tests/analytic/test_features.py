@@ -1,0 +1,466 @@
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from lipogram.analytic import features as extraction
+from lipogram.analytic.backbones import wrap_backbone
+from lipogram.analytic.feature_store import INDEX, mapped
+from lipogram.analytic.features import FeatureStore, extract
+from lipogram.analytic.images import ArrayImages
+from lipogram.errors import (
+    BrokenImage,
+    CorruptState,
+    FolderInUse,
+    IncompatibleFeatures,
+    InvalidFeatures,
+    InvalidSetting,
+    MissingAsset,
+)
+
+N, SIDE = 50, 6
+
+
+def collection(n=N, seed=0, broken=()):
+    """Random images of four classes, of which some cannot be decoded."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (n, SIDE, SIDE, 3), np.uint8)
+
+    class SomeBroken(ArrayImages):
+        loads = 0
+
+        def load(self, i):
+            SomeBroken.loads += 1
+            if i in broken:
+                raise BrokenImage(f"{i}: cannot be decoded")
+            return super().load(i)
+
+    return SomeBroken("random", pixels, np.arange(n) % 4, list("abcd"))
+
+
+def backbone(name="flat", scale=1.0):
+    """The pixels themselves in [0, scale], so that every feature is known."""
+    return wrap_backbone(lambda x: x.flatten(1) * scale, 3 * SIDE**2, name, image_size=SIDE)
+
+
+def expected(images, rows):
+    pixels = images.pixels[rows].transpose(0, 3, 1, 2).reshape(len(rows), 3 * SIDE**2)
+    return pixels.astype(np.float32) / np.float32(255)
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in Path(folder).iterdir() if file.name != ".lock"}
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A finished store of four shards, the last of them short."""
+    extract(backbone(), collection(), tmp_path / "store", shard_rows=16, batch_size=5)
+    return tmp_path / "store"
+
+
+def test_features_labels_and_identifiers(tmp_path):
+    images = collection()
+    store = extract(backbone(), images, tmp_path, shard_rows=16, batch_size=5)
+    assert (store.n, len(store), store.d, store.skipped) == (N, N, 3 * SIDE**2, [])
+    assert np.array_equal(store.features(), expected(images, np.arange(N)))
+    assert store.features().dtype == np.float32
+    assert np.array_equal(store.labels, images.labels)
+    assert store.labels.dtype == np.int64
+    assert (store.ids, store.class_names) == (images.ids, list("abcd"))
+    assert store.backbone["name"] == "flat"
+    assert store.backbone["fingerprint"] == backbone().fingerprint
+    assert len(list(tmp_path.glob("shard-*"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "epsilon"), [("float32", 0), ("float16", 2**-11), ("bfloat16", 2**-8)]
+)
+def test_every_dtype_comes_back_as_float32(dtype, epsilon, tmp_path):
+    images = collection()
+    store = extract(backbone(), images, tmp_path, dtype=dtype)
+    truth = expected(images, np.arange(N))
+    assert store.features().dtype == np.float32
+    assert np.abs(store.features() - truth).max() <= epsilon
+    if epsilon:
+        assert np.abs(store.features() - truth).max() > epsilon / 16
+    assert store.dtype == dtype
+
+
+def test_broken_images_are_left_out_and_listed(tmp_path):
+    broken = [0, 17, 18, 49, *range(32, 48)]  # a whole shard among them
+    images = collection(broken=broken)
+    store = extract(backbone(), images, tmp_path, shard_rows=16, batch_size=5)
+    kept = [i for i in range(N) if i not in broken]
+    assert [entry["id"] for entry in store.skipped] == [str(i) for i in sorted(broken)]
+    assert {entry["reason"] for entry in store.skipped} == {"cannot be decoded"}
+    assert store.ids == [str(i) for i in kept]
+    assert np.array_equal(store.features(), expected(images, kept))
+    assert np.array_equal(store.labels, images.labels[kept])
+
+
+def test_nothing_at_all_is_a_store_too(tmp_path):
+    for n, broken in ((0, ()), (3, (0, 1, 2))):
+        store = extract(backbone(), collection(n, broken=broken), tmp_path / str(n))
+        assert store.features().shape == (0, 3 * SIDE**2)
+        assert len(store.skipped) == n
+
+
+@settings(max_examples=20)
+@given(
+    order=st.lists(st.integers(0, N - 1), max_size=80),
+    size=st.integers(1, 60),
+)
+def test_rows_come_in_any_order_asked_for(order, size, tmp_path_factory):
+    images = collection()
+    folder = tmp_path_factory.getbasetemp() / "any-order"
+    store = extract(backbone(), images, folder, shard_rows=16)
+    assert np.array_equal(store.rows(order), expected(images, order))
+    batches = list(store.batches(order, size=size))
+    assert all(len(x) == len(y) <= size for x, y in batches)
+    if order:
+        assert np.array_equal(np.concatenate([x for x, _ in batches]), expected(images, order))
+        assert np.concatenate([y for _, y in batches]).tolist() == [i % 4 for i in order]
+    assert sum(len(x) for x, _ in store.batches(size=size)) == N
+
+
+def test_rows_outside_are_an_error(store):
+    opened = FeatureStore.open(store)
+    for wrong in ([N], [-1]):
+        with pytest.raises(IndexError, match=f"store of {N} rows"):
+            opened.rows(wrong)
+
+
+def test_reading_rows_maps_the_file_and_does_not_load_it(tmp_path):
+    """A shard of 115 MB that is held open, with a few of its rows read, must not fill memory."""
+    psutil = pytest.importorskip("psutil")
+    wide = wrap_backbone(lambda x: x.flatten(1).repeat(1, 300), 900, "wide", image_size=1)
+    images = ArrayImages("dots", np.zeros((32_000, 1, 1), np.uint8), np.zeros(32_000), ["a"])
+    extract(wide, images, tmp_path, shard_rows=32_000, batch_size=2000)
+    (file,) = tmp_path.glob("shard-*")
+    assert file.stat().st_size > 110e6
+    process = psutil.Process()
+
+    def private():
+        memory = process.memory_info()
+        return memory.rss - memory.shared
+
+    before = private()
+    x = mapped(file)
+    assert float(x[::4000].sum()) == 0
+    assert private() - before < 20e6
+    assert len(x) == 32_000
+
+
+def test_a_second_extraction_only_opens(store):
+    images = collection()
+    before = contents(store)
+    again = extract(backbone(), images, store, shard_rows=16)
+    assert type(images).loads == 0
+    assert again.n == N
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 17, 33, 49])
+def test_an_interrupted_extraction_resumes_byte_for_byte(stop_at, tmp_path):
+    options = {"shard_rows": 16, "batch_size": 5}
+    extract(backbone(), collection(broken=[3, 40]), tmp_path / "whole", **options)
+
+    class Stopping(type(collection())):
+        def load(self, i):
+            if i == stop_at:
+                raise KeyboardInterrupt
+            if i in (3, 40):
+                raise BrokenImage(f"{i}: cannot be decoded")
+            return ArrayImages.load(self, i)
+
+    whole = collection()
+    stopping = Stopping("random", whole.pixels, whole.labels, list("abcd"))
+    with pytest.raises(KeyboardInterrupt):
+        extract(backbone(), stopping, tmp_path / "parts", **options)
+    done = len(list((tmp_path / "parts").glob("shard-*")))
+    assert done == stop_at // 16
+    if done:
+        with pytest.raises(CorruptState, match="run it again"):
+            FeatureStore.open(tmp_path / "parts")
+        partial = FeatureStore.open(tmp_path / "parts", partial=True)
+        assert partial.n == 16 * done - sum(i < 16 * done for i in (3, 40))
+    resumed = collection(broken=[3, 40])
+    extract(backbone(), resumed, tmp_path / "parts", **options)
+    assert type(resumed).loads == N - 16 * done
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+SLOW_EXTRACTION = """
+    import sys, time
+    import numpy as np
+    from lipogram.analytic.backbones import wrap_backbone
+    from lipogram.analytic.features import extract
+    from lipogram.analytic.images import ArrayImages
+
+    class Slow(ArrayImages):
+        def load(self, i):
+            time.sleep(float(sys.argv[2]))
+            return super().load(i)
+
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 4, 4, 3), np.uint8)
+    images = Slow("slow", pixels, np.arange(120) % 3, list("abc"))
+    flat = wrap_backbone(lambda x: x.flatten(1), 48, "flat", image_size=4)
+    print("ready", flush=True)
+    extract(flat, images, sys.argv[1], shard_rows=4, batch_size=3, workers=1)
+"""
+
+
+def test_kill_9_during_extraction_loses_no_finished_shard(tmp_path):
+    script = tmp_path / "slow.py"
+    script.write_text(textwrap.dedent(SLOW_EXTRACTION))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def start(folder, seconds):
+        return subprocess.Popen(
+            [sys.executable, script, tmp_path / folder, str(seconds)],
+            env=environment,
+            stdout=subprocess.PIPE,
+        )
+
+    whole = start("whole", 0)
+    finished = 0
+    for kills in range(2):
+        process = start("killed", 0.01)
+        assert process.stdout.readline() == b"ready\n"
+        while len(list((tmp_path / "killed").glob("shard-*"))) < finished + 3 + kills:
+            assert process.poll() is None
+            time.sleep(0.003)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(timeout=30) == -signal.SIGKILL
+        index = json.loads((tmp_path / "killed" / INDEX).read_text())
+        assert not index["complete"]
+        assert len(index["shards"]) > finished
+        finished = len(index["shards"])
+        partial = FeatureStore.open(tmp_path / "killed", partial=True)
+        assert partial.n == 4 * finished
+    assert start("killed", 0).wait(timeout=120) == 0
+    assert whole.wait(timeout=120) == 0
+    left = contents(tmp_path / "killed")
+    for name in [name for name in left if name.endswith(".tmp")]:
+        del left[name]
+    assert left == contents(tmp_path / "whole")
+
+
+def test_another_process_in_the_folder_is_reported(store):
+    from filelock import FileLock
+
+    with FileLock(store / ".lock"), pytest.raises(FolderInUse, match="another process"):
+        extract(backbone(), collection(), store, shard_rows=16)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"backbone": backbone("other")}, "backbone: flat"),
+        ({"images": collection(seed=1)}, "images: random"),
+        ({"images": collection(N + 1)}, "images: random"),
+        ({"dtype": "float16"}, "dtype: float32, not float16"),
+        ({"shard_rows": 8}, "shard_rows: 16, not 8"),
+    ],
+)
+def test_a_store_of_something_else_is_refused_and_kept(change, named, store):
+    asked = {"backbone": backbone(), "images": collection(), "shard_rows": 16, **change}
+    before = contents(store)
+    with pytest.raises(IncompatibleFeatures, match=named):
+        extract(asked.pop("backbone"), asked.pop("images"), store, **asked)
+    assert contents(store) == before
+
+
+def test_changed_weights_under_the_same_name_are_refused(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIDE**2, 2))
+
+    def named():
+        return wrap_backbone(model, 2, "linear", image_size=SIDE)
+
+    extract(named(), collection(), tmp_path)
+    extract(named(), collection(), tmp_path)
+    with torch.no_grad():
+        model[1].bias += 1e-3
+    with pytest.raises(IncompatibleFeatures, match="linear"):
+        extract(named(), collection(), tmp_path)
+
+
+def edit(store, change):
+    """Change the index of a store as `change` does."""
+    content = json.loads((store / INDEX).read_text())
+    change(content)
+    (store / INDEX).write_text(json.dumps(content))
+
+
+def flip(file, at=-1):
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda store: flip(store / "shard-00001.safetensors"),
+        lambda store: (store / "shard-00002.safetensors").unlink(),
+        lambda store: os.truncate(store / "shard-00000.safetensors", 100),
+        lambda store: shutil.copy(
+            store / "shard-00000.safetensors", store / "shard-00001.safetensors"
+        ),
+        lambda store: (store / INDEX).write_text("{"),
+        lambda store: (store / INDEX).write_text("[" * 100_000),
+        lambda store: (store / INDEX).write_bytes(b"\x80\x04K\x01."),
+        lambda store: (store / INDEX).write_text("[]"),
+        lambda store: edit(store, lambda index: index.update(schema="lipogram.features/9")),
+        lambda store: edit(store, lambda index: index.pop("layout")),
+        lambda store: edit(store, lambda index: index["layout"].pop("d")),
+        lambda store: edit(store, lambda index: index["layout"].update(d=-1)),
+        lambda store: edit(store, lambda index: index["layout"].update(d=10**9)),
+        lambda store: edit(store, lambda index: index["layout"].update(dtype="object")),
+        lambda store: edit(store, lambda index: index["layout"].update(class_names="abcd")),
+        lambda store: edit(store, lambda index: index["layout"].update(class_names=["a"])),
+        lambda store: edit(store, lambda index: index["layout"].update(backbone="flat")),
+        lambda store: edit(store, lambda index: index.update(shards={})),
+        lambda store: edit(store, lambda index: index.update(shards=[1])),
+        lambda store: edit(store, lambda index: index.update(shards=[])),
+        lambda store: edit(store, lambda index: index["shards"].pop()),
+        lambda store: edit(store, lambda index: index.update(complete=1)),
+        lambda store: edit(store, lambda index: index["shards"].reverse()),
+        lambda store: edit(store, lambda index: index["shards"][0].update(rows=15)),
+        lambda store: edit(store, lambda index: index["shards"][0].update(rows=True)),
+        lambda store: edit(store, lambda index: index["shards"][0].update(bytes=1)),
+        lambda store: edit(store, lambda index: index["shards"][0].update(sha256="0" * 64)),
+        lambda store: edit(store, lambda index: index["shards"][0].update(extra=1)),
+    ],
+)
+def test_a_damaged_or_hostile_store_is_a_typed_error(damage, store):
+    damage(store)
+    with pytest.raises(CorruptState, match=str(store)):
+        FeatureStore.open(store)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.safetensors", "/etc/passwd", "shard-00000.safetensors/../x", "", 7]
+)
+def test_shard_names_cannot_lead_out_of_the_folder(name, store):
+    shutil.copy(store / "shard-00000.safetensors", store.parent / "secret.safetensors")
+    edit(store, lambda index: index["shards"][0].update(file=name))
+    with pytest.raises(CorruptState, match="names shard 0"):
+        FeatureStore.open(store)
+    with pytest.raises(CorruptState, match="names shard 0"):
+        extract(backbone(), collection(), store, shard_rows=16)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "rows"),
+    [
+        ({"x": torch.zeros(16, 108)}, None),
+        ({"x": torch.zeros(16, 108), "y": torch.zeros(16)}, None),
+        ({"x": torch.zeros(16, 108).half(), "y": torch.zeros(16, dtype=torch.int64)}, None),
+        ({"x": torch.zeros(16, 107), "y": torch.zeros(16, dtype=torch.int64)}, None),
+        ({"x": torch.zeros(16, 108), "y": torch.full((16,), 4)}, None),
+        ({"x": torch.zeros(16, 108), "y": torch.full((16,), -1)}, None),
+        ({"x": torch.zeros(16, 108), "y": torch.zeros(16, dtype=torch.int64)}, "[]"),
+        ({"x": torch.zeros(16, 108), "y": torch.zeros(16, dtype=torch.int64)}, '{"ids": ["a"]}'),
+        (
+            {"x": torch.zeros(16, 108), "y": torch.zeros(16, dtype=torch.int64)},
+            json.dumps({"ids": ["a"] * 15, "skipped": []}),
+        ),
+        (
+            {"x": torch.zeros(16, 108), "y": torch.zeros(16, dtype=torch.int64)},
+            json.dumps({"ids": ["a"] * 16, "skipped": [{"id": 3}]}),
+        ),
+        (None, None),
+    ],
+)
+def test_a_hostile_shard_with_a_true_hash_is_refused(tensors, rows, store):
+    good = json.dumps({"ids": ["a"] * 16, "skipped": []})
+    content = b"no tensors" * 9 if tensors is None else save(tensors, {"rows": rows or good})
+    (store / "shard-00000.safetensors").write_bytes(content)
+    edit(
+        store,
+        lambda index: index["shards"][0].update(
+            bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
+        ),
+    )
+    with pytest.raises(CorruptState, match="shard-00000"):
+        FeatureStore.open(store)
+
+
+def test_a_damaged_store_is_not_built_upon(store):
+    flip(store / "shard-00001.safetensors")
+    edit(store, lambda index: index.update(complete=False))
+    with pytest.raises(CorruptState, match="delete"):
+        extract(backbone(), collection(), store, shard_rows=16)
+
+
+def test_an_empty_folder_is_no_store(tmp_path):
+    with pytest.raises(MissingAsset, match="holds no features"):
+        FeatureStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(value, tmp_path):
+    bad = wrap_backbone(lambda x: torch.full((len(x), 2), value), 2, "bad", image_size=SIDE)
+    with pytest.raises(InvalidFeatures, match="NaN or infinity"):
+        extract(bad, collection(), tmp_path)
+    assert not (tmp_path / INDEX).exists()
+
+
+def test_features_too_large_for_half_precision_are_refused(tmp_path):
+    large = backbone("large", scale=1e6)
+    with pytest.raises(InvalidFeatures, match=r"1e\+06 does not fit float16; store bfloat16"):
+        extract(large, collection(), tmp_path / "half", dtype="float16")
+    extract(large, collection(), tmp_path / "brain", dtype="bfloat16")
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"shard_rows": 0}, {"workers": 0}])
+def test_sizes_are_checked(wrong, tmp_path):
+    with pytest.raises(InvalidSetting, match=f"{next(iter(wrong))} is 0"):
+        extract(backbone(), collection(), tmp_path, **wrong)
+    with pytest.raises(InvalidSetting, match="float64"):
+        extract(backbone(), collection(), tmp_path, dtype="float64")
+
+
+def test_few_images_are_held_at_a_time(tmp_path):
+    """Decoding runs at most a few batches ahead of the backbone."""
+    images = collection(400)
+    ahead = []
+
+    def counting(x):
+        ahead.append(type(images).loads - sum(seen))
+        seen.append(len(x))
+        return x.flatten(1)
+
+    seen = []
+    counted = wrap_backbone(counting, 3 * SIDE**2, "counted", image_size=SIDE)
+    extract(counted, images, tmp_path, batch_size=8, workers=2, shard_rows=400)
+    assert max(ahead) <= 8 * 3 + 2 * 2 + 2
+
+
+@pytest.mark.parametrize(("terminal", "wanted"), [(True, True), (True, False), (False, True)])
+def test_a_bar_only_on_a_terminal(terminal, wanted, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich would draw a bar into a file, too
+    extract(backbone(), collection(), tmp_path, progress=wanted)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("extracting features" in err) == (terminal and wanted)
+
+
+def test_the_public_names():
+    assert extraction.__all__ == ["FeatureStore", "extract"]
