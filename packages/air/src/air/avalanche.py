@@ -73,7 +73,8 @@ class AIRStrategy(SupervisedTemplate):
 
     def training_epoch(self, **_: Any) -> None:
         """One pass over the experience; nothing is differentiated."""
-        for self.mbatch in self.dataloader:
+        for batch in self.dataloader:
+            self.mbatch = batch
             self._unpack_minibatch()
             self._before_training_iteration()
             self.model.classifier.partial_fit(self.model.features(self.mb_x), self.mb_y)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from air.options import choice, number, settings_in, typed
 from lipogram.console import run_command, say, show
 
 app = typer.Typer(
@@ -89,13 +90,13 @@ def extract(
     from lipogram.analytic import load_backbone
 
     name = f"folder:{images}" if Path(images).is_dir() else images
-    collection = images_of(name, _choice("part", part, ("train", "test", "all")), data)
+    collection = images_of(name, choice("part", part, ("train", "test", "all")), data)
     store = extract_features(
         load_backbone(backbone, image_size=image_size),
         collection,
         out,
         batch_size=batch_size,
-        dtype=_choice("dtype", dtype, ("float32", "float16", "bfloat16")),
+        dtype=choice("dtype", dtype, ("float32", "float16", "bfloat16")),
     )
     typer.echo(
         f"{store.n} images of {len(store.class_names)} classes, {store.d} features each: {out}"
@@ -181,14 +182,14 @@ def run(
     }
     settings: dict[str, Any] = {}
     if preset is not None:
-        settings |= PRESETS[_choice("preset", preset, tuple(PRESETS))]
+        settings |= PRESETS[choice("preset", preset, tuple(PRESETS))]
     if config is not None:
-        settings |= _yaml(config)
+        settings |= settings_in(config)
     settings |= {name: value for name, value in given.items() if value is not None}
     unknown = set(settings) - {field.name for field in fields(Experiment)}
     if unknown:
         raise InvalidSetting(f"{config}: unknown setting {sorted(unknown)[0]!r}")
-    finished = run_experiment(Experiment(**_typed(settings)), out, progress=say)
+    finished = run_experiment(Experiment(**typed(settings)), out, progress=say)
     report = write_comparison(
         finished, title=f"AIR on {finished.config['dataset']}", lead="One pass, no stored sample."
     )
@@ -234,9 +235,9 @@ def fit(
             raise IncompatibleFeatures(f"{data} comes from another backbone than {into}")
     else:
         head = AIRClassifier(
-            gamma=_number(gamma),
+            gamma=number(gamma),
             buffer_size=buffer_size or None,
-            class_weight=_number(class_weight),
+            class_weight=number(class_weight),
             min_count=min_count,
             seed=seed,
             space=space,
@@ -331,7 +332,7 @@ def forget(
         model.forget(rows, labels)
     if drop:
         whole = model.classes_.dtype.kind in "iu"
-        model.drop_classes([_number(name) if whole else name for name in drop])
+        model.drop_classes([number(name) if whole else name for name in drop])
     model.save(out or head)
     typer.echo(f"{model.n_samples_seen_} rows, {len(model.classes_)} classes left: {out or head}")
 
@@ -405,53 +406,6 @@ def _check_space(mine: str, theirs: str, data: Path) -> None:
             f"the head was made on features {mine[:12] or 'without a name'}…, {data} holds "
             f"{theirs[:12] or 'features without a name'}…: extract with the same backbone"
         )
-
-
-def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
-    from lipogram.errors import InvalidSetting
-
-    if value not in allowed:
-        raise InvalidSetting(f"{name} {value!r} is none of {', '.join(allowed)}")
-    return value
-
-
-def _number(text: str) -> Any:
-    try:
-        value = float(text)
-    except ValueError:
-        return text
-    return int(value) if value.is_integer() and "." not in text else value
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    from lipogram.errors import InvalidSetting
-
-    try:
-        held = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidSetting(f"{path} is no YAML: {error}") from None
-    if not isinstance(held, dict):
-        raise InvalidSetting(f"{path} holds no settings: names and values are needed")
-    return {str(name).replace("-", "_"): value for name, value in held.items()}
-
-
-def _typed(settings: dict[str, Any]) -> dict[str, Any]:
-    typed = dict(settings)
-    for name in ("orders", "methods", "seeds"):
-        if name in typed:
-            typed[name] = tuple(
-                typed[name] if isinstance(typed[name], (list, tuple)) else [typed[name]]
-            )
-    if isinstance(typed.get("gamma"), str):
-        typed["gamma"] = _number(typed["gamma"])
-    for name in ("rho", "buffer_size"):
-        if typed.get(name) == 0:
-            typed[name] = None
-    if typed.get("data") is not None:
-        typed["data"] = Path(typed["data"])
-    return typed
 
 
 def main() -> None:

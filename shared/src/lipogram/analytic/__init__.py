@@ -1,4 +1,4 @@
-"""Closed-form learning: sums that merge, subtract and re-weight, and heads solved from them on demand."""
+"""Closed-form learning: sums that merge and subtract, and heads solved from them on demand."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lipogram.analytic.blas import matmul
+from lipogram.analytic.buffer_module import GaussianMap, RandomMap
 from lipogram.analytic.settings import one_of, positive, whole
 from lipogram.errors import InvalidFeatures, InvalidSetting
 
@@ -99,7 +100,7 @@ class RandomBuffer:
 
     def as_module(self) -> nn.Module:
         """The map as a float32 module for export."""
-        return _RandomModule(self.weight.float(), self.activation)
+        return RandomMap(self.weight.float(), self.activation)
 
 
 class GaussianKernelBuffer:
@@ -160,7 +161,7 @@ class GaussianKernelBuffer:
 
     def as_module(self) -> nn.Module:
         """The map as a float32 module for export."""
-        return _GaussianModule(self.centres.float(), self.sigma)
+        return GaussianMap(self.centres.float(), self.sigma)
 
 
 Buffer = RandomBuffer | GaussianKernelBuffer
@@ -203,36 +204,3 @@ def _fingerprint(description: str, values: Tensor) -> str:
     digest = hashlib.sha256(f"{description} {tuple(values.shape)} ".encode())
     digest.update(values.numpy().astype("<f4").tobytes())
     return digest.hexdigest()
-
-
-class _RandomModule(nn.Module):
-    weight: Tensor
-
-    def __init__(self, weight: Tensor, activation: str) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.activation = activation
-
-    def forward(self, features: Tensor) -> Tensor:
-        projected = features @ self.weight
-        if self.activation == "relu":
-            return torch.relu(projected)
-        if self.activation == "gelu":
-            return torch.nn.functional.gelu(projected)
-        if self.activation == "tanh":
-            return torch.tanh(projected)
-        return projected
-
-
-class _GaussianModule(nn.Module):
-    centres: Tensor
-
-    def __init__(self, centres: Tensor, sigma: float) -> None:
-        super().__init__()
-        self.register_buffer("centres", centres)
-        self.precision = 1 / (2 * sigma**2)
-
-    def forward(self, features: Tensor) -> Tensor:
-        norms = features.square().sum(1, keepdim=True) + self.centres.square().sum(1)
-        squared = norms - 2 * features @ self.centres.T
-        return torch.exp(-self.precision * torch.relu(squared))
