@@ -14,7 +14,7 @@ class InvalidFeatures(LipogramError, ValueError):
 
 
 class InvalidLabels(LipogramError, ValueError):
-    """Labels that are not integers or strings, or whose kind differs from the labels seen before."""
+    """Labels that are not integers or strings, or of another kind than those seen before."""
 
 
 class InvalidTimestamps(LipogramError, ValueError):

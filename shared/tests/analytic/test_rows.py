@@ -108,6 +108,12 @@ def test_what_holds_no_real_numbers_is_refused(features):
         as_rows(features, 2)
 
 
+@pytest.mark.parametrize("kind", [np.complex64, np.complex128, np.clongdouble])
+def test_complex_features_are_named_as_such(kind):
+    with pytest.raises(InvalidFeatures, match="features are complex"):
+        as_rows(np.ones((1, 2), dtype=kind), 2)
+
+
 def test_no_rows_are_rows():
     assert as_rows(np.zeros((0, 3)), 3).shape == (0, 3)
 
@@ -126,10 +132,10 @@ def test_weights_are_read_as_a_copy(weights):
     result = as_weights(weights, 3)
     assert result.dtype == torch.float64
     assert result.tolist() == [0, 1, 2]
-    own = np.ones(3)
-    copied = as_weights(own, 3)
-    own[0] = 5
-    assert copied.tolist() == [1, 1, 1]
+    for own in (np.ones(3), torch.ones(3, dtype=torch.float64)):
+        copied = as_weights(own, 3)
+        own[0] = 5
+        assert copied.tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

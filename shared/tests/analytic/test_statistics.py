@@ -36,7 +36,8 @@ def ridge(x, y, gamma, *, w=None, pi=None, classes=range(K)):
 
 
 def error(weight, reference):
-    return np.abs(np.asarray(weight) - np.asarray(reference)).max() / np.abs(reference).max()
+    weight, reference = np.asarray(weight), np.asarray(reference)
+    return np.abs(weight - reference).max() / (np.abs(reference).max() + 1e-300)
 
 
 def fed(x, y, w=None, batch=None, **settings):
@@ -97,6 +98,7 @@ def test_the_joint_ridge_for_any_order_batch_and_chunk(storage):
     st.sampled_from([1e-3, 0.1, 1000.0]),
     st.booleans(),
 )
+@pytest.mark.filterwarnings("ignore::lipogram.errors.IllConditioned")
 def test_the_joint_ridge_with_class_and_sample_weights(n, batch, chunk, storage, gamma, pooled):
     x, y, w = data(n, seed=n)
     w[::3] = 0
@@ -104,7 +106,7 @@ def test_the_joint_ridge_with_class_and_sample_weights(n, batch, chunk, storage,
     storage = "packed" if pooled else storage
     statistics = fed(x, y, w, batch, storage=storage, chunk_rows=chunk, pooled=pooled)
     solution = statistics.solve(gamma, class_weight=pi)
-    assert error(solution.weight, ridge(x, y, gamma, w=w, pi=pi) + 1e-300) < 1e-9
+    assert error(solution.weight, ridge(x, y, gamma, w=w, pi=pi)) < 1e-9
 
 
 def test_storages_agree():
@@ -138,6 +140,7 @@ def test_factor_memory_after_compression():
     st.booleans(),
     st.booleans(),
 )
+@pytest.mark.filterwarnings("ignore::lipogram.errors.IllConditioned")
 def test_merging_any_partition_is_the_whole(clients, storage, pooled, weighted):
     x, y, w = data(40)
     w = w if weighted else None
@@ -189,6 +192,7 @@ def test_merging_and_removing_itself():
     st.booleans(),
     st.integers(0, 5),
 )
+@pytest.mark.filterwarnings("ignore::lipogram.errors.IllConditioned")
 def test_removed_rows_are_as_if_never_seen(n, storage, gamma, pooled, seed):
     x, y, w = data(60, seed=seed)
     statistics = fed(x, y, w, 7, storage=storage, pooled=pooled)
@@ -226,12 +230,14 @@ def test_features_that_cancel_can_be_removed():
 
 
 def test_masses_stay_non_negative():
-    x = data(4)[0]
-    statistics = ClassStatistics(D).update(x, [0] * 4, sample_weight=[0.1, 0.2, 0.3, 0.0])
-    for i, weight in enumerate([0.1, 0.2, 0.3]):
-        statistics.remove(ClassStatistics(D).update(x[i : i + 1], [0], sample_weight=[weight]))
+    x, weights = data(4)[0], np.array([0.1, 0.2, 0.3, 0.0])
+    assert weights[[2, 1, 0, 3]].cumsum()[-1] < weights.cumsum()[-1]  # only by rounding
+    statistics = ClassStatistics(D, chunk_rows=1)
+    statistics.update(x[[2, 1, 0, 3]], [0] * 4, sample_weight=weights[[2, 1, 0, 3]])
+    gone = ClassStatistics(D, chunk_rows=1).update(x[:3], [0] * 3, sample_weight=weights[:3])
+    statistics.remove(gone)
     assert statistics.counts.tolist() == [1]
-    assert statistics.mass[0] >= 0
+    assert statistics.mass.tolist() == [0.0]
 
 
 def refusals():
@@ -239,7 +245,7 @@ def refusals():
     few = ClassStatistics(D).update(x[:10], [0] * 10)
     yield "remove", NotSeen, "11 rows of class 0 to remove, 10", few, fed(x[:11], y[:11] * 0)
     yield "remove", UnknownClass, "class 9", few, ClassStatistics(D).update(x[:1], [9])
-    yield "remove", NotSeen, "not the ones", few, ClassStatistics(D).update(x[10:20], [0] * 10)
+    yield "remove", NotSeen, "not the ones", few, ClassStatistics(D).update(-x[:10], [0] * 10)
     yield "remove", NotSeen, "larger", few, ClassStatistics(D).update(9 * x[:2], [0, 0])
     heavy = ClassStatistics(D).update(0 * x[:1], [0], sample_weight=[11])
     yield "remove", NotSeen, "larger", few, heavy
@@ -319,7 +325,7 @@ def test_folded_classes_with_a_common_scale_equal_open_ones(storage):
             ours = statistics.solve(0.1, class_weight=pi, fit_intercept=intercept)
             opened = fed(x, y, w).solve(0.1, class_weight=pi, fit_intercept=intercept)
             assert error(ours.weight, opened.weight) < 1e-9
-            assert error(ours.intercept, opened.intercept + 1e-300) < 1e-9 or not intercept
+            assert error(ours.intercept, opened.intercept) < 1e-9 or not intercept
         assert error(ours.weight, ridge(x, y, 0.1, w=w, pi=pi)) < 1e-9 or intercept
     assert error(statistics.solve(0.1).weight, ridge(x, y, 0.1, w=w, pi=[0.5, 2, 1, 1])) < 1e-9
     before = bits(statistics)

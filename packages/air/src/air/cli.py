@@ -34,13 +34,13 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[
+    bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+]
+
+
 @app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
+def _main(version: Version = False) -> None: ...
 
 
 @app.command()
@@ -221,8 +221,8 @@ def fit(
 ) -> None:
     """Learn a head from features and labels."""
     from air.classifier import AIRClassifier
-    from air.sources import read_rows
-    from lipogram.errors import IncompatibleFeatures, InvalidLabels
+    from air.sources import check_space, read_rows
+    from lipogram.errors import InvalidLabels
 
     rows, labels, space = read_rows(data)
     if labels is None:
@@ -231,8 +231,7 @@ def fit(
         )
     if into is not None:
         head = AIRClassifier.load(into)
-        if head.space != space:
-            raise IncompatibleFeatures(f"{data} comes from another backbone than {into}")
+        check_space(head.space, space, data)
     else:
         head = AIRClassifier(
             gamma=number(gamma),
@@ -262,13 +261,13 @@ def predict(
     import csv
     import io
 
-    from air.sources import read_rows
+    from air.sources import check_space, read_rows
     from lipogram.analytic.metrics import accuracy, balanced_accuracy
     from lipogram.files import write_atomically
 
     model = _load(head)
     rows, labels, space = read_rows(data)
-    _check_space(model.space, space, data)
+    check_space(model.space, space, data)
     predicted, confidence = model.predict(rows), model.predict_proba(rows).max(1)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -316,7 +315,7 @@ def forget(
     ] = None,
 ) -> None:
     """Unlearn rows or whole classes exactly."""
-    from air.sources import read_rows
+    from air.sources import check_space, read_rows
     from lipogram.errors import InvalidLabels, InvalidSetting
 
     if data is None and not drop:
@@ -324,7 +323,7 @@ def forget(
     model = _load(head)
     if data is not None:
         rows, labels, space = read_rows(data)
-        _check_space(model.space, space, data)
+        check_space(model.space, space, data)
         if labels is None:
             raise InvalidLabels(
                 f"{data} has no labels: forgetting needs to know which class loses rows"
@@ -384,28 +383,16 @@ def bench(
     if as_json:
         typer.echo(json.dumps(measured.as_dict(), indent=2))
     else:
-        typer.echo(measured.setting)
-        show(measured.table())
-    failures = measured.failures()
-    for failure in failures:
+        show(measured.table(), measured.setting)
+    for failure in measured.failures():
         typer.echo(f"below its floor: {failure}", err=True)
-    raise typer.Exit(1 if failures else 0)
+    raise typer.Exit(1 if measured.failures() else 0)
 
 
 def _load(path: Path) -> Any:
     from air.classifier import AIRClassifier
 
     return AIRClassifier.load(path)
-
-
-def _check_space(mine: str, theirs: str, data: Path) -> None:
-    from lipogram.errors import IncompatibleFeatures
-
-    if mine != theirs:
-        raise IncompatibleFeatures(
-            f"the head was made on features {mine[:12] or 'without a name'}…, {data} holds "
-            f"{theirs[:12] or 'features without a name'}…: extract with the same backbone"
-        )
 
 
 def main() -> None:

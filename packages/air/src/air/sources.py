@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from air.stream import Features
 from lipogram.analytic.datasets import digits
 from lipogram.analytic.features import FeatureStore
-from lipogram.errors import InvalidFeatures, InvalidLabels, InvalidSetting
+from lipogram.errors import IncompatibleFeatures, InvalidFeatures, InvalidLabels, InvalidSetting
 
 IMAGE_SETS = ("openclipart", "fashion-mnist", "cifar10", "cifar100", "tinyimagenet", "imagenet-r")
 NAMES = ("digits", "synthetic", *IMAGE_SETS, "folder:PATH", "store:PATH")
@@ -127,6 +127,15 @@ def read_rows(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
     if path.suffix == ".csv":
         return _read_csv(path)
     raise InvalidFeatures(f"{path}: features come as a folder of air extract, an .npz or a .csv")
+
+
+def check_space(head: str, rows: str, path: Path) -> None:
+    """Raise IncompatibleFeatures unless a head and rows come from the same backbone."""
+    if head != rows:
+        raise IncompatibleFeatures(
+            f"the head was made on features {head[:12] or 'without a name'}…, {path} holds "
+            f"{rows[:12] or 'features without a name'}…: extract with the same backbone"
+        )
 
 
 def _read_csv(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, str]:

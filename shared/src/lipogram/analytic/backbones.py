@@ -125,7 +125,8 @@ def wrap_backbone(
 
     Args:
         function: a module is put into evaluation mode and recognised by its parameters; any other
-            callable is recognised by `name` alone, so give it a new name when it changes.
+            callable is recognised by `name` alone, so give it a new name when it changes. `extract`
+            calls it from several threads at a time.
         dim: features an image.
         name: what the backbone is called.
         image_size: side s of the images that `function` reads, where no preparation is given.

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +36,7 @@ def extract(
     images: Images,
     folder: Path | str,
     *,
-    batch_size: int = 32,
+    batch_size: int = 16,
     shard_rows: int = 512,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     workers: int | None = None,
@@ -45,7 +46,7 @@ def extract(
 
     A folder that holds them already is only checked and opened. One that holds the first shards
     (the process was killed) is finished, and ends byte-equal to an uninterrupted extraction with
-    the same batch size and number of threads. Images that cannot be decoded are left out and listed
+    the same batch size. Images that cannot be decoded are left out and listed
     in `FeatureStore.skipped` with the reason.
 
     Args:
@@ -55,7 +56,8 @@ def extract(
         batch_size: images a call of the backbone; small batches stay in a processor's cache.
         shard_rows: images a file, the unit that survives a kill.
         dtype: how a feature is stored.
-        workers: threads that decode; None takes one a processor, at most 8.
+        workers: threads that decode and run the backbone, a batch each; None takes one a processor,
+            at most 8.
         progress: show a bar on standard error, where that is a terminal.
 
     Raises:
@@ -124,41 +126,38 @@ def _complete(
     progress: bool,
 ) -> None:
     """Add the shards that are missing, the index after each."""
-    rows = index.layout.shard_rows
+    n, rows = len(images), index.layout.shard_rows
     first = len(index.shards)
+    shards = [range(start, min(start + rows, n)) for start in range(0, n, rows)]
+    # Batches end with the shard, so that a resumed run makes the same ones.
+    plan = [_cut(shard, batch_size) for shard in shards]
     with (
-        _decoder(
-            backbone, images, range(first * rows, len(images)), workers, batch_size
-        ) as decoded,
-        _bar(len(images), first * rows, progress) as advance,
+        _batches(
+            backbone, images, [part for parts in plan[first:] for part in parts], workers
+        ) as done,
+        _bar(n, min(first * rows, n), progress) as advance,
     ):
-        for i in range(first, -(-len(images) // rows)):
+        for i in range(first, len(shards)):
             kept: list[int] = []
             skipped: list[dict[str, str]] = []
-            batch: list[Tensor] = []
-            features: list[Tensor] = []
-            # Batches end with the shard, so that a resumed run makes the same ones.
-            for k in range(i * rows, min((i + 1) * rows, len(images))):
-                image = next(decoded)
-                advance()
-                if isinstance(image, BrokenImage):
-                    reason = str(image).removeprefix(f"{images.ids[k]}: ")
-                    skipped.append({"id": images.ids[k], "reason": reason})
-                    continue
-                kept.append(k)
-                batch.append(image)
-                if len(batch) == batch_size:
-                    features.append(backbone(torch.stack(batch)))
-                    batch = []
-            if batch:
-                features.append(backbone(torch.stack(batch)))
-            x = _stored(torch.cat([torch.empty(0, backbone.dim), *features]), index.layout.dtype)
+            features = [torch.empty(0, backbone.dim)]
+            for part in plan[i]:
+                batch = next(done)
+                features.append(batch.features)
+                kept += batch.kept
+                skipped += batch.skipped
+                advance(len(part))
+            x = _stored(torch.cat(features), index.layout.dtype)
             labels = np.ascontiguousarray(images.labels[kept], dtype=np.int64)
             ids = [images.ids[k] for k in kept]
             index.shards.append(write_shard(folder, i, x, labels, ids, skipped))
             index.write(folder)
     index.complete = True
     index.write(folder)
+
+
+def _cut(indices: range, size: int) -> list[range]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 def _stored(features: Tensor, dtype: str) -> Tensor:
@@ -174,25 +173,46 @@ def _stored(features: Tensor, dtype: str) -> Tensor:
     return stored
 
 
-@contextmanager
-def _decoder(
-    backbone: Backbone, images: Images, indices: range, workers: int, batch_size: int
-) -> Iterator[Iterator[Tensor | BrokenImage]]:
-    """Prepared images in order, decoded by threads a few batches ahead."""
+@dataclass(frozen=True)
+class _Batch:
+    features: Tensor
+    kept: list[int]
+    skipped: list[dict[str, str]]
 
-    def prepared(i: int) -> Tensor | BrokenImage:
+
+def _run(backbone: Backbone, images: Images, indices: range) -> _Batch:
+    """Decode and extract one batch."""
+    prepared: list[Tensor] = []
+    kept: list[int] = []
+    skipped: list[dict[str, str]] = []
+    for i in indices:
         try:
-            return backbone.prepare(images.load(i))
+            prepared.append(backbone.prepare(images.load(i)))
+            kept.append(i)
         except BrokenImage as error:
-            return error
+            reason = str(error).removeprefix(f"{images.ids[i]}: ")
+            skipped.append({"id": images.ids[i], "reason": reason})
+    features = backbone(torch.stack(prepared)) if prepared else torch.empty(0, backbone.dim)
+    return _Batch(features, kept, skipped)
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
-    def ahead() -> Iterator[Tensor | BrokenImage]:
-        waiting: deque[Future[Tensor | BrokenImage]] = deque()
-        for i in indices:
-            waiting.append(pool.submit(prepared, i))
-            if len(waiting) > 2 * batch_size + workers:
+@contextmanager
+def _batches(
+    backbone: Backbone, images: Images, parts: list[range], workers: int
+) -> Iterator[Iterator[_Batch]]:
+    """The batches in order; each worker decodes and extracts a whole one by itself.
+
+    One thread a batch keeps the processors busy without their waiting for each other within every
+    layer, and makes the features independent of the number of workers.
+    """
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, "extract", initializer=torch.set_num_threads, initargs=(1,))
+
+    def ahead() -> Iterator[_Batch]:
+        waiting: deque[Future[_Batch]] = deque()
+        for part in parts:
+            waiting.append(pool.submit(_run, backbone, images, part))
+            if len(waiting) > workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -204,17 +224,18 @@ def _decoder(
             yield ahead()
     finally:
         pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 @contextmanager
-def _bar(total: int, done: int, wanted: bool) -> Iterator[Callable[[], None]]:
-    """What to call after each image; draws on standard error if that is a terminal."""
+def _bar(total: int, done: int, wanted: bool) -> Iterator[Callable[[int], None]]:
+    """What to call after n more images; draws on standard error if that is a terminal."""
     if not (wanted and sys.stderr.isatty()):
-        yield lambda: None
+        yield lambda n: None
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("extracting features", total=total, completed=done)
-        yield lambda: bar.advance(task)
+        yield lambda n: bar.advance(task, n)

@@ -64,7 +64,7 @@ class RidgeSystem:
     accumulate: Accumulate = "float64"
 
     def solve(
-        self, gamma: float, *, fit_intercept: bool = False, allow_singular: bool = False
+        self, gamma: float | int, *, fit_intercept: bool = False, allow_singular: bool = False
     ) -> RidgeSolution:
         """``W = (A + γI)⁻¹ C``; with an intercept, the same on centred sums.
 
@@ -78,6 +78,7 @@ class RidgeSystem:
             SingularSystem: no Cholesky factorisation exists, even with jitter.
         """
         check_gamma(gamma, allow_singular)
+        gamma = float(gamma)
         gram, cross = self.centred if fit_intercept else (self.gram, self.cross)
         factor, jitter = cholesky(gram, gamma)
         condition = condition_number(gram, gamma + jitter, factor)
@@ -127,13 +128,12 @@ class RidgeSystem:
             )
 
 
-def check_gamma(gamma: float, allow_singular: bool = False) -> None:
+def check_gamma(gamma: object, allow_singular: bool = False) -> None:
     """Raise InvalidSetting unless γ is a finite positive number (or 0 where allowed)."""
-    number = isinstance(gamma, (int, float, np.integer, np.floating)) and not isinstance(
-        gamma, bool
-    )
-    if number and math.isfinite(gamma) and (gamma > 0 or (gamma == 0 and allow_singular)):
-        return
+    if isinstance(gamma, (int, float, np.integer, np.floating)) and not isinstance(gamma, bool):
+        number = float(gamma)
+        if math.isfinite(number) and (number > 0 or (number == 0 and allow_singular)):
+            return
     raise InvalidSetting(f"gamma is {gamma!r}, it must be a finite number above 0")
 
 
@@ -171,9 +171,13 @@ def _try_cholesky(lower: Tensor, ridge: float) -> Tensor | None:
     if on_cpu(shifted):
         # Row-major lower = column-major upper, so LAPACK factors it in place as UᵀU.
         _, failed = lapack.dpotrf(shifted.numpy().T, lower=0, overwrite_a=1, clean=0)
-        return None if failed else shifted
-    factor, failed = torch.linalg.cholesky_ex(shifted)
-    return None if int(failed) else factor
+        factor = shifted
+    else:
+        factor, failed = torch.linalg.cholesky_ex(shifted)
+    # Some LAPACKs report no failure on NaN, which reaches the diagonal of the factor.
+    if int(failed) or not bool(torch.isfinite(factor.diagonal()).all()):
+        return None
+    return factor
 
 
 def cholesky_solve(factor: Float[Tensor, "d d"], right: Float[Tensor, "d k"]) -> Tensor:

@@ -96,21 +96,23 @@ class ClassStatistics(ClassSums):
             other = self.copy()
         self.flush()
         other.flush()
-        slots = [self.index.slot(label) for label in other.index.labels]
-        for theirs, mine in enumerate(slots):
+        present = np.flatnonzero(other.counts)
+        slots = {int(i): self.index.slot(other.index.labels[i]) for i in present}
+        for theirs, mine in slots.items():
             self._check_contains(other, theirs, mine)
         with uninterrupted():
-            for theirs, mine in enumerate(slots):
+            for theirs, mine in slots.items():
                 self._sums[mine] -= other._sums[theirs]
-            self.counts = scattered(self.counts, slots, -other.counts)
-            self._mass = scattered(self._mass, slots, -other._mass)
+            where = list(slots.values())
+            self.counts = scattered(self.counts, where, -other.counts[present])
+            self._mass = scattered(self._mass, where, -other._mass[present])
             if not self.pooled:  # what stays is a sum of weights, whatever rounding made of it
                 self._mass = self._mass.clip(min=0)
             for theirs, gram in other.store.grams.items():
                 self.store.grams[POOL if theirs == POOL else slots[theirs]].subtract(gram)
             self._pool.add(-other._pool.row_sum, -other._pool.mass, -other._pool.energy)
-            for theirs, label in enumerate(other.index.labels):
-                if other.counts[theirs] and not self.counts[self.index.slot(label)]:
+            for label in [other.index.labels[i] for i in slots]:
+                if not self.counts[self.index.slot(label)]:
                     self._forget_slot(label)
             if not (self.n_rows if self.pooled else self.frozen):  # nobody shares the pool now
                 self.store.grams.pop(POOL, None)
@@ -334,8 +336,6 @@ class ClassStatistics(ClassSums):
 
     def _check_contains(self, other: ClassStatistics, theirs: int, mine: int) -> None:
         label, n = self.index.labels[mine], int(other.counts[theirs])
-        if not n:
-            return
         if self.frozen.get(mine) != other.frozen.get(theirs):
             raise ClosedClass(
                 f"class {label!r} was folded on one side only, or with another weight: its rows "
@@ -356,5 +356,6 @@ class ClassStatistics(ClassSums):
         left = float((self._sums[mine] - other._sums[theirs]).abs().max())
         # Cauchy-Schwarz: c² ≤ m A_jj. Sums that cancel are rounded in proportion to this bound.
         energy = self._pool.energy if self.pooled else mass / self.frozen.get(mine, 1.0)
-        if n == self.counts[mine] and left > 1e-6 * (energy * float(have.max())) ** 0.5:
+        bound = 1e-6 * (max(energy, 0.0) * float(have.max())) ** 0.5
+        if n == self.counts[mine] and left > bound:
             raise NotSeen(f"the rows of class {label!r} to remove are not the ones that were seen")
