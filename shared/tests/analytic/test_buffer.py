@@ -76,9 +76,9 @@ def test_orthogonal_rows_or_columns(rows, columns):
 
 def test_orthogonal_draws_are_uniform():
     # A QR factor whose signs are left to LAPACK has a first entry of one sign.
-    signs = [float(RandomBuffer(3, 3, init="orthogonal", seed=s).weight[0, 0]) for s in range(400)]
-    assert abs(np.sign(signs).sum()) < 80
-    assert np.mean(np.square(signs)) == pytest.approx(1 / 3, abs=0.05)
+    signs = [float(RandomBuffer(3, 3, init="orthogonal", seed=s).weight[0, 0]) for s in range(150)]
+    assert abs(np.sign(signs).sum()) < 50
+    assert np.mean(np.square(signs)) == pytest.approx(1 / 3, abs=0.08)
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "tanh", "identity"])

@@ -165,10 +165,15 @@ class ClassStatistics(ClassSums):
                 )
         self.flush()
         with uninterrupted():
-            folded = DenseGram(self.n_features, device=self.device)
             frozen = {slot: weight for slot, (_, weight) in slots.items()}
-            self.store.weighted_into(folded.tensor(), frozen)
-            self.store.add(POOL, folded)
+            pool = self.store.grams.get(POOL)
+            if pool is not None:
+                for slot, weight in frozen.items():
+                    pool.add(self.store.grams[slot], weight)
+            else:
+                folded = DenseGram(self.n_features, device=self.device)
+                self.store.weighted_into(folded.tensor(), frozen)
+                self.store.add(POOL, folded)
             for slot, weight in frozen.items():
                 self.store.grams.pop(slot, None)
                 mass = weight * float(self._mass[slot])
