@@ -30,8 +30,9 @@ class AIRClassifier(AnalyticClassifier):
     solved, from the sizes at that time: nothing learnt depends on them.
 
     Args:
-        gamma: ridge γ > 0 in units of the average class's features, or ``"cv"`` for the
-            largest γ within one standard error of the least held-out loss of fold statistics. ``"gcv"`` serves only ``class_weight="none"``.
+        gamma: ridge γ > 0 in units of the average class's features, or ``"cv"`` for the largest γ
+            within one standard error of the least held-out loss of fold statistics. ``"gcv"``
+            serves only ``class_weight="none"``.
         buffer_size: width D of the random ReLU buffer, None for none.
         class_weight: rule for π, see :func:`air.weighting.class_weights`; a number β gives N^-β.
         normalize: rule for c, see :func:`air.weighting.normalisation`.
