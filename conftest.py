@@ -20,6 +20,13 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, threads)
 if not HUB:
     os.environ["HF_HUB_OFFLINE"] = "1"
+# Libraries beside ours report their use, or start services, unless told not to.
+os.environ |= {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "OTEL_SDK_DISABLED": "true",
+    "WANDB_MODE": "disabled",
+}
 
 # A busy machine is no failure, and CI has to give the same answer twice.
 hypothesis.settings.register_profile(

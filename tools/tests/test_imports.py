@@ -8,9 +8,12 @@ import pytest
 HEAVY = {
     "datasets",
     "flwr",
+    "gguf",
     "matplotlib",
     "onnx",
     "opacus",
+    "pandas",
+    "peft",
     "timm",
     "torchvision",
     "transformers",
@@ -40,6 +43,9 @@ def test_command_line(package):
     assert not (HEAVY | {"numpy", "torch", "sklearn", "scipy"}) & loaded(f"{package}.cli")
 
 
-@pytest.mark.parametrize("module", ["lipogram", "lipogram.errors"])
+@pytest.mark.parametrize(
+    "module",
+    ["lipogram", "lipogram.errors", "lipogram.llm", "lipogram.console", "lipogram.options"],
+)
 def test_shared(module):
     assert not (HEAVY | {"numpy", "torch", "sklearn", "scipy"}) & loaded(module)

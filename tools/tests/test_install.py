@@ -61,6 +61,19 @@ def test_plain_pip_in_an_empty_environment(checkout, run, tmp_path):
         shutil.rmtree(environment, ignore_errors=True)
 
 
+def test_language_models_come_without_torchvision(checkout, run, tools, tmp_path):
+    environment = tmp_path / "environment"
+    try:
+        run(tools / "uv", "venv", "--python", sys.executable, environment)
+        command = [tools / "uv", "pip", "install", "--python", environment, "./packages/ftunlearn"]
+        run("bash", "tools/index.sh", *command, cwd=checkout)
+        assert "smollm2" in run(environment / "bin/ftunlearn", "models", cwd="/").stdout
+        code = "from importlib.util import find_spec; print(find_spec('torchvision'))"
+        assert run(environment / "bin/python", "-c", code, cwd="/").stdout.strip() == "None"
+    finally:
+        shutil.rmtree(environment, ignore_errors=True)
+
+
 @pytest.mark.parametrize("pip", [OLD_PIP, "pip"], ids=["old pip", "current pip"])
 def test_checkout_plain_then_editable(checkout, run, filled, pip):
     environment = filled(pip)

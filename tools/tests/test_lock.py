@@ -112,6 +112,15 @@ def test_committed_lock_can_be_exported_without_network(root, run, tools, packag
     assert "\ntorch==" in pins
 
 
+def test_language_models_need_no_torchvision(run, tools):
+    """In the pins of a plain `pip install packages/ftunlearn`."""
+    flags = ["--frozen", "--offline", "--no-dev", "--no-hashes", "--no-header", "--no-annotate"]
+    pins = run(tools / "uv", "export", *flags, "--package=lipogram-ftunlearn").stdout
+    names = {line.partition("==")[0] for line in pins.splitlines()}
+    assert {"torch", "transformers", "peft", "gguf"} <= names
+    assert not {"torchvision", "timm", "trl", "datasets", "pandas", "wandb", "nnsight"} & names
+
+
 @pytest.mark.slow
 def test_check_notices_a_new_dependency_and_a_host(checkout, run, tools):
     def check():

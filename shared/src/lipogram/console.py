@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lipogram.report import Table
 
-FAILED, USAGE, NO_ASSET = 1, 2, 3
+FAILED, USAGE, NOTHING = 1, 2, 3
 
 
 def run_command(app: Callable[..., Any]) -> None:
     """Run a Typer app; a typed error becomes one line on stderr and an exit code.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage or setting, 3 a model or data set is missing, 130
-    interrupted.
+    Exit codes: 0 done, 1 failed, 2 wrong usage, setting or input, 3 a model, data set or library is
+    missing or there is nothing to measure, 130 interrupted. An app that has an option `--debug`
+    gets the traceback of what it raises instead.
     """
     warnings.showwarning = _warn
     try:
@@ -25,15 +26,23 @@ def run_command(app: Callable[..., Any]) -> None:
     except KeyboardInterrupt:
         _fail("interrupted; what was saved is whole", 130)
     except Exception as error:
-        from lipogram.errors import InvalidSetting, LipogramError, MissingAsset
+        code = _exit_code(error)
+        if code is None or "--debug" in sys.argv[1:]:
+            raise
+        _fail(" ".join(str(error).split()), code)
 
-        if isinstance(error, MissingAsset):
-            _fail(str(error), NO_ASSET)
-        if isinstance(error, InvalidSetting):
-            _fail(str(error), USAGE)
-        if isinstance(error, (LipogramError, OSError)):
-            _fail(str(error), FAILED)
-        raise
+
+def _exit_code(error: Exception) -> int | None:
+    """What an error ends the command with; None for one that is a bug of ours."""
+    from lipogram import errors
+
+    absent = (errors.MissingAsset, errors.ModelNotFound, errors.MissingExtra)
+    unmeasurable = (errors.NothingMeasurable, errors.IdenticalModels)
+    if isinstance(error, (*absent, *unmeasurable)):
+        return NOTHING
+    if isinstance(error, (errors.InvalidSetting, errors.InvalidProbes, errors.IncompatiblePair)):
+        return USAGE
+    return FAILED if isinstance(error, (errors.LipogramError, OSError)) else None
 
 
 def show(table: Table, title: str = "") -> None:

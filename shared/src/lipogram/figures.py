@@ -1,12 +1,9 @@
 """Figures of a run, as PNG or SVG files.
 
-The colours are Okabe and Ito's, darkened where needed to be read as words, so colour-blind readers
-tell them apart; every curve and every row carries its name beside it instead of in a legend.
+Every curve and every row carries its name beside it instead of in a legend.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +11,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lipogram.errors import InvalidSetting
-from lipogram.files import write_atomically
+from lipogram.figure_style import (
+    COLOURS,
+    FAINT,
+    INK,
+    MUTED,
+    STYLES,
+    beside,
+    framed,
+    headline,
+    new_figure,
+    plain,
+    save,
+    short,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.text import Text
 
-_COLOURS = ("#0072b2", "#d55e00", "#00805f", "#a8558a", "#a06a00", "#4d4d4d", "#2f8fc4")
-_STYLES = ("-", "--", ":")
-_INK, _MUTED, _GRID, _SIZES = "#1f2328", "#656d76", "#e6e8eb", "#b4bac2"
-_WIDTH, _DPI = 8.0, 150
-_LONGEST_NAME = 22
 _MOST_NAMES = 70
 _LETTERS_ACROSS = 110
 
@@ -57,14 +60,14 @@ def accuracy_curves(
     if not series:
         raise InvalidSetting("accuracy_curves needs at least one series")
     curves = {name: _points(name, x, y) for name, (x, y) in series.items()}
-    figure = _figure(4.0)
-    axes = _framed(figure.add_subplot())
+    figure = new_figure(4.0)
+    axes = framed(figure.add_subplot())
     for number, (x, y) in enumerate(curves.values()):
         axes.plot(
             x,
             y,
-            color=_COLOURS[number % len(_COLOURS)],
-            linestyle=_STYLES[number // len(_COLOURS) % len(_STYLES)],
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=STYLES[number // len(COLOURS) % len(STYLES)],
             linewidth=2.6 if number == 0 else 1.5,
             marker="o" if len(x) <= 12 else "",
             markersize=5 if number == 0 else 3.5,
@@ -82,11 +85,11 @@ def accuracy_curves(
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=whole))
     if whole:
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    _headline(axes, title)
-    _plain(axes.set_xlabel(xlabel, color=_MUTED, fontsize=9))
-    _plain(axes.set_ylabel(ylabel, color=_MUTED, fontsize=9))
+    headline(axes, title)
+    plain(axes.set_xlabel(xlabel, color=MUTED, fontsize=9))
+    plain(axes.set_ylabel(ylabel, color=MUTED, fontsize=9))
     _label_ends(axes, curves, gap=(top - bottom) * 0.06)
-    _save(figure, path)
+    save(figure, path)
 
 
 def per_class_bars(
@@ -120,43 +123,43 @@ def per_class_bars(
             raise InvalidSetting(f"{name} must be {'>= 0' if values is sizes else 'in [0, 1]'}")
     order = np.argsort(-sizes, kind="stable")
     places = np.arange(len(order))
-    figure = _figure(2.1 + 1.05 * len(rows))
+    figure = new_figure(2.1 + 1.05 * len(rows))
     panels: list[Axes] = figure.subplots(
         len(rows) + 1, 1, sharex=True, squeeze=False, height_ratios=[1.0] * len(rows) + [0.8]
     )[:, 0].tolist()
     for number, (axes, (name, values)) in enumerate(zip(panels, rows.items(), strict=False)):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         mean = float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
-        _framed(axes).bar(places, values[order], 0.8, color=colour, zorder=2)
-        axes.axhline(mean, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=3)
+        framed(axes).bar(places, values[order], 0.8, color=colour, zorder=2)
+        axes.axhline(mean, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=3)
         axes.set_ylim(0, 1)
         axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
         axes.tick_params(axis="x", length=0)
-        _beside(axes, mean, f"mean {mean:.3f}", color=_INK)
-        _headline(axes, _short(name), color=colour, size=10)
+        beside(axes, mean, f"mean {mean:.3f}", color=INK)
+        headline(axes, short(name), color=colour, size=10)
     _sizes_panel(panels[-1], places, sizes[order], [class_names[i] for i in order])
-    _save(figure, path)
+    save(figure, path)
 
 
 def _sizes_panel(
     axes: "Axes", places: NDArray[np.int64], sizes: NDArray[np.float64], names: list[str]
 ) -> None:
-    _framed(axes).bar(places, sizes, 0.8, color=_SIZES, zorder=2)
+    framed(axes).bar(places, sizes, 0.8, color=FAINT, zorder=2)
     largest, smallest = int(sizes.max()), int(sizes.min())
     axes.set_ylim(0, max(largest, 1))
     axes.set_yticks([0, max(largest, 1)], ["0", f"{max(largest, 1):,}"])
     axes.set_xlim(-0.7, len(names) - 0.3)
-    _headline(axes, f"training samples: {largest:,} to {smallest:,}", color=_MUTED, size=9)
+    headline(axes, f"training samples: {largest:,} to {smallest:,}", color=MUTED, size=9)
     if len(names) > _MOST_NAMES:
         axes.set_xticks([])
-        _plain(axes.set_xlabel(f"{len(names)} classes, largest first", color=_MUTED, fontsize=9))
+        plain(axes.set_xlabel(f"{len(names)} classes, largest first", color=MUTED, fontsize=9))
         return
-    shown = [_short(name) for name in names]
+    shown = [short(name) for name in names]
     fits = max(map(len, shown)) * len(shown) <= _LETTERS_ACROSS
     axes.set_xticks(places, shown, rotation=0 if fits else 90)
-    axes.tick_params(axis="x", length=0, labelsize=8 if len(names) <= 50 else 6, labelcolor=_INK)
+    axes.tick_params(axis="x", length=0, labelsize=8 if len(names) <= 50 else 6, labelcolor=INK)
     for label in axes.get_xticklabels():
-        _plain(label)
+        plain(label)
 
 
 def _points(name: str, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -175,11 +178,11 @@ def _label_ends(
     """Name the curves at the right, moved apart where they end too close to each other."""
     ends = [float(y[-1]) for _, y in curves.values()]
     for number, (name, height) in enumerate(zip(curves, _apart(ends, gap), strict=True)):
-        _beside(
+        beside(
             axes,
             height,
-            f"{_short(name)}  {ends[number]:.3f}",
-            color=_COLOURS[number % len(_COLOURS)],
+            f"{short(name)}  {ends[number]:.3f}",
+            color=COLOURS[number % len(COLOURS)],
             fontweight="bold" if number == 0 else "normal",
         )
 
@@ -200,67 +203,3 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
     for rank, i in enumerate(order):
         placed[i] = flat[rank] + rank * gap
     return placed
-
-
-def _figure(height: float) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained", facecolor="white")
-
-
-def _framed(axes: "Axes") -> "Axes":
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_SIZES)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8, zorder=0)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_MUTED, labelsize=8.5, length=0, pad=5)
-    return axes
-
-
-def _headline(axes: "Axes", text: str, *, color: str = _INK, size: float = 11.5) -> None:
-    weight = "bold" if size >= 10 else "normal"
-    _plain(axes.set_title(text, loc="left", color=color, fontsize=size, fontweight=weight, pad=8))
-
-
-def _beside(axes: "Axes", height: float, text: str, **style: Any) -> None:
-    where = axes.get_yaxis_transform()
-    _plain(axes.text(1.012, height, text, transform=where, va="center", fontsize=9, **style))
-
-
-def _plain(text: "Text") -> None:
-    """Names are data: a `$` in one starts no formula."""
-    text.set_parse_math(False)
-
-
-def _short(name: str) -> str:
-    shown = "".join(c if c.isprintable() else " " for c in str(name))
-    shown = " ".join(shown.split())
-    return shown if len(shown) <= _LONGEST_NAME else shown[: _LONGEST_NAME - 1] + "…"
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    path = Path(path)
-    kind = path.suffix.lstrip(".").lower()
-    if kind not in ("png", "svg"):
-        raise InvalidSetting(f"a figure is a .png or .svg file, not {path.name!r}")
-    buffer = BytesIO()
-    with warnings.catch_warnings():
-        # Matplotlib's own font lacks some scripts; a box in place of a letter is no fault of a run.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-        figure.savefig(buffer, format=kind, metadata=metadata)
-    content = buffer.getvalue()
-    write_atomically(path, _few_colours(content) if kind == "png" else content)
-
-
-def _few_colours(png: bytes) -> bytes:
-    """The same picture in 256 colours, a third of the size: a chart has no more."""
-    from PIL import Image
-
-    buffer = BytesIO()
-    with Image.open(BytesIO(png)) as image:
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-            buffer, "PNG", optimize=True, dpi=(_DPI, _DPI)
-        )
-    return buffer.getvalue()

@@ -23,6 +23,25 @@ def write_atomically(path: Path, content: bytes) -> None:
     _sync(path.parent)
 
 
+def move_folder(part: Path, home: Path) -> None:
+    """Let the folder `part` become `home`, on the same disk: whole, or not there at all.
+
+    Raises:
+        OSError: `home` is a file or a folder that is not empty, or cannot be written.
+    """
+    folders = [part]
+    for path in part.rglob("*"):
+        if path.is_dir():
+            folders.append(path)
+        else:
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+    for folder in folders:
+        _sync(folder)
+    os.replace(part, home)
+    _sync(home.parent)
+
+
 def _sync(folder: Path) -> None:
     """Make a rename last: on POSIX the folder's own entry has to reach the disk too."""
     if os.name != "posix":

@@ -96,24 +96,49 @@ def write_report(
         InvalidSetting: a figure that is missing, or neither PNG nor SVG.
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    content = page(
+        title=title,
+        sections=sections,
+        lead=lead,
+        key_figures=key_figures,
+        settings=run.config,
+        environment=run.environment,
+    )
+    path = run.folder / "report.html"
+    write_atomically(path, content)
+    return path
+
+
+def page(
+    *,
+    title: str,
+    sections: Sequence[Section],
+    lead: str = "",
+    key_figures: Mapping[str, Cell] | None = None,
+    settings: Mapping[str, Any],
+    environment: Mapping[str, Any],
+) -> bytes:
+    """The page of :func:`write_report`, from settings and environment that no run's folder holds.
+
+    Raises:
+        InvalidSetting: a figure that is missing, or neither PNG nor SVG.
+    """
     templates = files("lipogram") / "templates"
     style = (templates / "report.css").read_text(encoding="utf-8")
-    page = jinja2.Environment(
+    template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string((templates / "report.html").read_text(encoding="utf-8"))
-    content = page.render(
+    content = template.render(
         title=title,
         lead=lead,
         key_figures=[(name, _text(value, 3)) for name, value in (key_figures or {}).items()],
         sections=[_shown(section) for section in sections],
-        settings=list(_flat(run.config)),
-        environment=list(_flat(run.environment)),
+        settings=list(_flat(settings)),
+        environment=list(_flat(environment)),
         style=style,
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
     )
-    path = run.folder / "report.html"
-    write_atomically(path, content.encode("utf-8", errors="replace"))
-    return path
+    return content.encode("utf-8", errors="replace")
 
 
 def _shown(section: Section) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from air.options import choice, number, settings_in, typed
+from air.options import number, typed
 from lipogram.console import run_command, say, show
+from lipogram.options import choice, settings_in
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -180,9 +181,7 @@ def run(
         "image_size": image_size,
         "data": data,
     }
-    settings: dict[str, Any] = {}
-    if preset is not None:
-        settings |= PRESETS[choice("preset", preset, tuple(PRESETS))]
+    settings = {} if preset is None else dict(PRESETS[choice("preset", preset, tuple(PRESETS))])
     if config is not None:
         settings |= settings_in(config)
     settings |= {name: value for name, value in given.items() if value is not None}

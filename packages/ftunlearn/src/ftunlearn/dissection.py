@@ -1,0 +1,352 @@
+"""From two models and probes to a report: prepare, sweep, patch in reverse, attack, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ftunlearn.answers import Answered, answer, baselines, batched, excluded
+from ftunlearn.components import COMPONENTS, SWEPT, Component, swept
+from ftunlearn.dissection_report import DissectionReport
+from ftunlearn.findings import findings, score_rows
+from ftunlearn.pair import ModelPair
+from ftunlearn.probes import Probe, ProbeSet
+from ftunlearn.relearning import RelearnConfig, Relearned, relearn_attack
+from ftunlearn.reverse import Reverse, reverse
+from ftunlearn.side_effects import side_effects
+from ftunlearn.sweep import Job, Sweep, plan, sweep
+from lipogram.errors import CorruptState, InvalidSetting
+from lipogram.progress import bar
+from lipogram.runs import Run
+
+WHOLE = (
+    "nothing",
+    "coef",
+    "attn",
+    "coef+attn",
+    "attn+mlp_states",
+    "values",
+    "keys",
+    "attn_weights",
+    "attn_qk",
+    "attn_vo",
+    "mlp_weights",
+    "norms",
+    "embed",
+    "head",
+    "all",
+)
+"""What is also replaced in all layers at once, and all parameters but one group."""
+
+ALL_BUT = ("values", "keys", "attn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DissectConfig:
+    """What a dissection measures.
+
+    Attributes:
+        components: swept over the layers, of :data:`ftunlearn.components.COMPONENTS`.
+        window: blocks replaced together (5 in arXiv 2410.06606).
+        stride: every which block is a window's centre.
+        whole: also replace each component in all layers at once.
+        positions: tokens whose activations are replaced: all, prompt or answer.
+        protocol: of the headline: "aligned" scores the rows that predict the answer; "paper" the
+            last rows, as the paper's notebooks do. Both are stored.
+        n_new_tokens: scored tokens a probe, at most (30 in the paper).
+        reverse: run the reverse patch.
+        relearn: how to attack; None leaves the attack out.
+        side_effects: compare the models on all groups of probes.
+        max_tokens: padded tokens of a batch; halved when memory runs out.
+        seed: of folds, controls and bootstraps.
+
+    Raises:
+        InvalidSetting: a setting outside its values.
+    """
+
+    components: tuple[str, ...] = SWEPT
+    window: int = 5
+    stride: int = 1
+    whole: bool = True
+    positions: Literal["all", "prompt", "answer"] = "all"
+    protocol: Literal["aligned", "paper"] = "aligned"
+    n_new_tokens: int = 30
+    reverse: bool = True
+    relearn: RelearnConfig | None = field(default_factory=RelearnConfig)
+    side_effects: bool = True
+    max_tokens: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "components", tuple(self.components))
+        swept(self.components)
+        for name in ("window", "stride", "n_new_tokens", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise InvalidSetting(f"{name} must be >= 1, got {getattr(self, name)}")
+        for name, allowed in (
+            ("positions", ("all", "prompt", "answer")),
+            ("protocol", ("aligned", "paper")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InvalidSetting(
+                    f"{name} {getattr(self, name)!r} is none of {', '.join(allowed)}"
+                )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that a dissection measured, before it is put into words.
+
+    Attributes:
+        config: what was asked for.
+        n_layers: blocks of each model.
+        answered: n forget probes, the excluded ones marked.
+        problems: probes that could not be run, a line each.
+        vanilla: (n, 9) of :data:`ftunlearn.scores.MEASURES`.
+        unlearned: (n, 9).
+        sweep: the interventions.
+        calibration: the same with the reference model in the unlearned one's place, or None, and
+            what it measures without an intervention.
+        reverse: S1 and S2, or None.
+        reverse_unrelated: the same of unrelated probes, or None.
+        relearned: of the attack, or None.
+        side_effects: of :func:`ftunlearn.side_effects.side_effects`, or None.
+        skipped: tests that did not run, and why.
+    """
+
+    config: DissectConfig
+    n_layers: int
+    answered: list[Answered]
+    problems: list[str]
+    vanilla: NDArray[np.float64]
+    unlearned: NDArray[np.float64]
+    sweep: Sweep
+    calibration: tuple[Sweep, NDArray[np.float64]] | None
+    reverse: Reverse | None
+    reverse_unrelated: Reverse | None
+    relearned: Relearned | None
+    side_effects: dict[str, Any] | None
+    skipped: dict[str, str]
+
+
+def dissect(
+    pair: ModelPair,
+    probes: ProbeSet,
+    config: DissectConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    redact: bool = False,
+) -> DissectionReport:
+    """Find out whether what a model unlearned is gone or only hidden (arXiv 2410.06606, and ours).
+
+    Args:
+        pair: the two models, and perhaps a reference; left bit for bit as they are.
+        probes: group "forget" is dissected; "retain" and "unrelated" serve as controls.
+        config: what to measure.
+        out: folder of a run. Interrupted, the dissection goes on there; finished, the report, its
+            figures and its page lie there.
+        redact: write hashes in place of prompts and answers.
+
+    Raises:
+        InvalidProbes: no probe of group "forget", or none that can be run.
+        NothingMeasurable: the vanilla model knows none of them.
+        NotFinite: a model's logits are NaN or infinite.
+        RunMismatch: `out` holds a dissection of other models, probes or settings.
+    """
+    config = config or DissectConfig()
+    prints = pair.fingerprints()
+    run = None if out is None else _run(Path(out), pair, prints, probes, config)
+    try:
+        measured = _measure(pair, probes, config, run)
+    finally:
+        _check_untouched(prints, pair.fingerprints())
+    report = DissectionReport(findings(measured, pair.names, prints), tuple(score_rows(measured)))
+    if run is not None:
+        report.save(run.folder, redact=redact)
+    return report
+
+
+def _run(
+    folder: Path,
+    pair: ModelPair,
+    prints: dict[str, dict[str, str]],
+    probes: ProbeSet,
+    config: DissectConfig,
+) -> Run:
+    settings = asdict(config) | {
+        "models": pair.names,
+        "fingerprints": prints,
+        "probes": probes.fingerprint,
+    }
+    return Run.create(folder, settings, package="lipogram-ftunlearn")
+
+
+def _measure(pair: ModelPair, probes: ProbeSet, config: DissectConfig, run: Run | None) -> Measured:
+    forget = probes.group("forget")
+    budget = config.max_tokens
+    answered, problems = answer(pair, forget, n_new_tokens=config.n_new_tokens)
+    vanilla, unlearned = baselines(pair, answered, max_tokens=budget)
+    answered = excluded(answered, vanilla)
+    skipped: dict[str, str] = {}
+    swept_jobs = plan(
+        swept(config.components),
+        _whole(pair) if config.whole else (),
+        n_layers=pair.n_layers,
+        size=config.window,
+        stride=config.stride,
+    )
+    done = _swept(pair, answered, swept_jobs, config, run, "unlearned")
+    return Measured(
+        config,
+        pair.n_layers,
+        answered,
+        [*probes.problems, *problems],
+        vanilla,
+        unlearned,
+        done,
+        _calibration(pair, answered, swept_jobs, config, run),
+        *_reversed(pair, probes, answered, config, skipped),
+        _attacked(pair, probes, answered, config, skipped),
+        _compared(pair, probes, config, skipped),
+        skipped,
+    )
+
+
+def _whole(pair: ModelPair) -> list[Component]:
+    """Components in all layers, and all parameters but one group."""
+    chosen = [COMPONENTS[name] for name in WHOLE]
+    groups = ("values", "keys", "attn", "norms", "embed", "head")
+    for left_out in ALL_BUT:
+        rest = tuple(group for group in groups if group != left_out)
+        chosen.append(Component(f"all but {left_out}", groups=rest))
+    return chosen
+
+
+def _swept(
+    pair: ModelPair,
+    answered: Sequence[Answered],
+    jobs: Sequence[Job],
+    config: DissectConfig,
+    run: Run | None,
+    model: str,
+) -> Sweep:
+    done: dict[tuple[str, int], dict[int, list[float]]] = {}
+    for event in [] if run is None else run.events("measured"):
+        if event["model"] == model:
+            held = done.setdefault((event["component"], event["centre"]), {})
+            held.update(zip(event["probes"], event["values"], strict=True))
+
+    def keep(job: Job, places: tuple[int, ...], values: NDArray[np.float64]) -> None:
+        if run is not None:
+            run.log(
+                "measured",
+                model=model,
+                component=job.component.name,
+                centre=job.centre,
+                probes=places,
+                values=values,
+            )
+
+    places = [i for i, item in enumerate(answered) if item.excluded is None]
+    batches = batched(answered, pair, max_tokens=config.max_tokens, positions=places)
+    with bar("interventions", len(jobs) * len(batches)) as advance:
+        return sweep(
+            pair,
+            answered,
+            jobs,
+            max_tokens=config.max_tokens,
+            positions=config.positions,
+            done=done,
+            keep=keep,
+            tick=lambda: advance(1),
+        )
+
+
+def _calibration(
+    pair: ModelPair,
+    answered: Sequence[Answered],
+    jobs: Sequence[Job],
+    config: DissectConfig,
+    run: Run | None,
+) -> tuple[Sweep, NDArray[np.float64]] | None:
+    """The paper's curves for a model that never knew, to be laid beside those of the unlearned."""
+    if pair.reference is None:
+        return None
+    control = ModelPair(pair.vanilla, pair.reference, pair.tokenizer)
+    _, plain = baselines(control, answered, max_tokens=config.max_tokens)
+    return _swept(control, answered, jobs, config, run, "reference"), plain
+
+
+def _reversed(
+    pair: ModelPair,
+    probes: ProbeSet,
+    answered: list[Answered],
+    config: DissectConfig,
+    skipped: dict[str, str],
+) -> tuple[Reverse | None, Reverse | None]:
+    if not config.reverse:
+        skipped["depth"] = "the reverse patch was not asked for"
+        return None, None
+    unrelated = [probe for probe in probes.group("unrelated") if probe.answer]
+    others: list[Answered] = []
+    if unrelated:
+        chosen = unrelated[: max(2, len(answered))]
+        others, _ = answer(pair, chosen, n_new_tokens=1)
+    total = pair.n_layers * (1 + bool(others))
+    with bar("reverse patches", total) as advance:
+
+        def run(texts: list[Answered]) -> Reverse:
+            return reverse(pair, texts, max_tokens=config.max_tokens, tick=lambda: advance(1))
+
+        return run(answered), run(others) if others else None
+
+
+def _attacked(
+    pair: ModelPair,
+    probes: ProbeSet,
+    answered: list[Answered],
+    config: DissectConfig,
+    skipped: dict[str, str],
+) -> Relearned | None:
+    if config.relearn is None:
+        skipped["gain"] = "the relearning attack was not asked for"
+        return None
+    facts = [item.probe for item in answered if item.excluded is None and item.probe.answer]
+    known: list[Probe] = [
+        probe for group in ("unrelated", "retain") for probe in probes.group(group) if probe.answer
+    ]
+    if len(facts) < 2 or not known:
+        skipped["gain"] = (
+            "the attack needs two forget probes with answers, and known facts with answers "
+            "(group unrelated or retain) for its control"
+        )
+        return None
+    made_up: Sequence[Probe] = ()
+    if config.relearn.made_up:
+        from ftunlearn.facts import made_up_facts
+
+        made_up = made_up_facts(len(facts), seed=config.relearn.seed)
+    arms = config.relearn.folds + 1 + bool(made_up)
+    with bar("relearning", arms * config.relearn.steps[-1]) as advance:
+        return relearn_attack(
+            pair, facts, known, config.relearn, made_up=made_up, tick=lambda: advance(1)
+        )
+
+
+def _compared(
+    pair: ModelPair, probes: ProbeSet, config: DissectConfig, skipped: dict[str, str]
+) -> dict[str, Any] | None:
+    if not config.side_effects:
+        skipped["side effects"] = "they were not asked for"
+        return None
+    return side_effects(pair, probes, seed=config.seed)
+
+
+def _check_untouched(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]]) -> None:
+    if before != after:
+        raise CorruptState("a model's parameters changed during the dissection: do not use them")
