@@ -118,6 +118,19 @@ def test_models_without_attention_are_refused():
         )
 
 
+def test_a_model_that_writes_into_activations_is_refused():
+    model = build("starcoder2")
+    kind = type(model.model.layers[0])
+
+    def forward(self, hidden_states, **kwargs):
+        return kind.forward(self, hidden_states.mul_(2), **kwargs)
+
+    for block in model.model.layers:
+        block.__class__ = type("InPlace", (kind,), {"forward": forward})
+    with pytest.raises(UnsupportedArchitecture, match="putting activations back changes"):
+        describe(model)
+
+
 def test_every_site_must_be_reached():
     model = build("starcoder2")
     unused = torch.nn.Linear(64, 32)

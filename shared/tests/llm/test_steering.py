@@ -141,6 +141,9 @@ def test_forward_passes_of_ones_own():
         rows, _ = chosen(input_ids=IDS, attention_mask=MASK)
         assert rows == [[0, 0, 0, 1, 0, 1, 0], [1, 0, 1, 0, 1, 0, 1]]
     with Steering(model, {("resid_out", 1): big}, positions="prompt"):
+        rows, _ = chosen(input_ids=IDS, attention_mask=MASK)
+        assert rows == MASK.tolist()
+    with Steering(model, {("resid_out", 1): big}, positions="prompt"):
         rows, _ = chosen(input_ids=IDS[:, 3:5], past_key_values=cache)
         assert rows == [[0, 0]] * 2
 

@@ -63,6 +63,6 @@ def _interval(part: Mapping[str, float | None] | None) -> str | None:
     return f"{as_text(value)} [{as_text(low)}, {as_text(high)}]"
 
 
-def as_text(value: float) -> str:
+def as_text(value: float | None) -> str:
     """Two decimals, a real minus, and a dash for what is undefined."""
-    return "–" if np.isnan(value) else f"{value:.2f}".replace("-", "−")
+    return "–" if value is None or np.isnan(value) else f"{value:.2f}".replace("-", "−")

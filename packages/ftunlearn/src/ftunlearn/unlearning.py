@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from lipogram.errors import InvalidSetting
 from lipogram.files import move_folder
 from lipogram.llm.loaded import LoadedModel
 from lipogram.llm.quiet import quiet
+from lipogram.progress import bar
 from lipogram.settings import plain
 
 
@@ -122,7 +121,7 @@ def unlearn(
     if peft_config is None and not hasattr(model, "peft_config") and not in_place:
         vanilla, model = model, copy.deepcopy(model)
     keeps = config.save_strategy != "no" or config.output_dir not in (None, "trainer_output")
-    with tempfile.TemporaryDirectory() as scratch, _bar() as callbacks:
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as shown:
         args = config if keeps else replace(config, output_dir=scratch)
         trainer = UnlearnTrainer(
             model=model,
@@ -131,30 +130,22 @@ def unlearn(
             processing_class=tokenizer,
             peft_config=peft_config,
             ref_model=vanilla,
-            callbacks=callbacks,
+            callbacks=[_Steps(shown)],
         )
         trainer.train(resume_from_checkpoint=resume)
     log = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
     return Unlearned(trainer.model.eval(), tokenizer, config, log, trainer.stopped or "steps")
 
 
-@contextmanager
-def _bar() -> Iterator[list[TrainerCallback]]:
-    """A bar of the steps on standard error, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield []
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        yield [_Steps(progress)]
-
-
 class _Steps(TrainerCallback):
-    def __init__(self, progress: Any):
-        self._progress = progress
-        self._task = progress.add_task("unlearning", total=None)
+    """Shows the steps taken; `shown` ends the showing."""
+
+    def __init__(self, shown: ExitStack):
+        self._shown = shown
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        steps = bar("unlearning", state.max_steps, state.global_step)
+        self._advance = self._shown.enter_context(steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._progress.update(self._task, completed=state.global_step, total=state.max_steps)
+        self._advance(1)

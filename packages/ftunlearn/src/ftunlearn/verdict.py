@@ -152,8 +152,12 @@ def _sentence(
         case "not_forgotten":
             return f"Not forgotten: {lost}, less than {lines.forgotten:.0%}."
         case "suppressed":
+            kept = [g is not None and g >= lines.gain, d is not None and d <= lines.shallow]
+            measured = [value is not None for value in (g, d)]
+            told = [k for k, is_there in zip(kept, measured, strict=True) if is_there]
+            shown = "; ".join(line for line, tells in zip(evidence, told, strict=True) if tells)
             return (
-                f"Suppressed: {lost}, but {found}. "
+                f"Suppressed: {lost}, but {shown}. "
                 "This is evidence that the knowledge can be recovered."
             )
         case "no_trace_found":
