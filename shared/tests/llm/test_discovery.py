@@ -125,9 +125,12 @@ def test_a_model_that_writes_into_activations_is_refused():
     def forward(self, hidden_states, **kwargs):
         return kind.forward(self, hidden_states.mul_(2), **kwargs)
 
+    in_place = type("InPlace", (kind,), {"forward": forward})
     for block in model.model.layers:
-        block.__class__ = type("InPlace", (kind,), {"forward": forward})
-    with pytest.raises(UnsupportedArchitecture, match="putting activations back changes"):
+        block.__class__ = in_place
+    with pytest.raises(
+        UnsupportedArchitecture, match="putting back what was seen at resid_in changes"
+    ):
         describe(model)
 
 

@@ -31,9 +31,9 @@ def test_own_values_change_nothing_and_others_arrive(model_type):
         model(**inputs)
     with record(other, SITES) as foreign:
         theirs = other(**inputs).logits
-    with patch(model, own):
-        assert torch.equal(model(**inputs).logits, plain)
     for site in SITES:
+        with patch(model, {(site, layer): own[site, layer] for layer in (0, 1)}):
+            assert torch.equal(model(**inputs).logits, plain), site
         with patch(model, {(site, 1): foreign[site, 1]}), record(model, [site]) as seen:
             changed = model(**inputs).logits
         assert torch.equal(seen[site, 1], foreign[site, 1])

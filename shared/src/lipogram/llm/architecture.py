@@ -1,7 +1,7 @@
 """The parts of a transformer language model: where its activations pass, what its parameters are.
 
 Sites are activations of one block; groups are sets of parameters. Names follow Hong et al.
-(arXiv 2410.02159): the input of an MLP's down projection holds its coefficients, the rows of that
+(arXiv 2410.06606): the input of an MLP's down projection holds its coefficients, the rows of that
 projection its value vectors.
 """
 

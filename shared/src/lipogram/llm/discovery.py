@@ -24,7 +24,7 @@ from lipogram.llm.wrappers import is_conv1d, unadapted
 
 N_TOKENS = 5
 
-_found: WeakKeyDictionary[nn.Module, Layout] = WeakKeyDictionary()  # the test costs two passes
+_found: WeakKeyDictionary[nn.Module, Layout] = WeakKeyDictionary()  # the test costs a dozen passes
 
 
 class _Unusual(Exception):
@@ -114,7 +114,7 @@ def _final_norm(base: nn.Module, blocks: str) -> str:
 
 
 def _test(architecture: Architecture) -> None:
-    """Runs the model twice on a few tokens.
+    """Runs the model on a few tokens: once as it is, once recorded, once for each site.
 
     Raises:
         _Unusual: what the model does is not what the layout says.
@@ -135,12 +135,16 @@ def _test(architecture: Architecture) -> None:
         _logits(architecture, {place: partial(keep, place) for place in places})
         if missing := [place for place in places if place not in seen]:
             raise _Unusual(f"{missing[0][0]} of layer {missing[0][1]} is never reached")
-        patched = _logits(architecture, {p: _constant(value) for p, value in seen.items()})
+        patched = {  # site by site: the last one hides what those before it did
+            site: _logits(architecture, {p: _constant(seen[p]) for p in places if p[0] == site})
+            for site in sites
+        }
     for place, value in seen.items():
         if value.shape[:2] != (1, N_TOKENS):
             raise _Unusual(f"{place[0]} has shape {list(value.shape)}, not [b, t, width]")
-    if not torch.equal(patched, plain):
-        raise _Unusual("putting activations back changes the logits")
+    for site, logits in patched.items():
+        if not torch.equal(logits, plain):
+            raise _Unusual(f"putting back what was seen at {site} changes the logits")
     for layer in range(architecture.n_layers):
         parts = [seen[site, layer].float() for site in ("resid_in", "attn_add", "mlp_add")]
         after = seen["resid_out", layer]

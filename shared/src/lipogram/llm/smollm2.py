@@ -5,7 +5,8 @@ from pathlib import Path
 
 from lipogram.assets import ASSETS, get
 from lipogram.errors import MissingAsset, ModelNotFound
-from lipogram.llm.gguf import INSTALL, converted, home
+from lipogram.llm.gguf import converted, home
+from lipogram.llm.hub import INSTALL
 
 VARIABLE = "LIPOGRAM_SMOLLM2_GGUF"
 
