@@ -45,15 +45,13 @@ def hub_folder(
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
 
     try:
-        validate_repo_id(name)
+        path = _local(name, revision)
     except HFValidationError:
         raise ModelNotFound(
             f"{name!r} is no folder or file here and no hub id, org/name; {_OFFLINE}"
         ) from None
-    path = _local(name, revision)
     if path is not None and (not weights or _has_weights(path)):
         return path, path.name
     if constants.HF_HUB_OFFLINE:

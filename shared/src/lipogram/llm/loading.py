@@ -30,6 +30,8 @@ from lipogram.llm.tiny import tiny_random
 
 __all__ = ["LoadedModel", "ModelInfo", "load_model", "load_tokenizer", "model_info"]
 
+_PATHS = ("/", os.sep, ".gguf", ".safetensors", ".bin")  # how the name of a path ends
+
 
 def load_model(
     spec: Any = "smollm2",
@@ -209,7 +211,7 @@ def _adapter_base(
 ) -> LoadedModel:
     name = _base_of(folder)
     try:
-        found, source, commit = _resolve(name, None, bin_weights=how["bin_weights"])
+        found, _, _ = _resolve(name, None, bin_weights=how["bin_weights"])
     except ModelNotFound as error:
         raise ModelNotFound(
             f"the base of the adapter {folder}: {error}; or load its base and pass adapter="
@@ -218,7 +220,7 @@ def _adapter_base(
         raise CorruptState(f"the base of the adapter {folder}, {name}, is an adapter itself")
     if tokenizer is None and has_tokenizer(folder):
         tokenizer = read_tokenizer(folder)
-    base = _load(name, commit, tokenizer, None, trainable=False, **how)
+    base = _load(name, None, tokenizer, None, trainable=False, **how)
     base.model.requires_grad_(False)
     return base
 
@@ -274,9 +276,6 @@ def _resolve(
         name, revision or at or None, weights=weights, bin_weights=bin_weights
     )
     return folder, "hub", commit
-
-
-_PATHS = ("/", os.sep, ".gguf", ".safetensors", ".bin")
 
 
 def _gguf(spec: str | Path, source: Source) -> Path:
