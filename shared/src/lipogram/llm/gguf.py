@@ -1,10 +1,12 @@
 """Models in GGUF: dequantised once into a folder of safetensors, and loaded from there."""
 
+import io
 import re
 import shutil
-import struct
+import sys
 import tempfile
 import warnings
+from contextlib import nullcontext, redirect_stderr
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -101,21 +103,17 @@ def read_gguf(gguf: Path) -> tuple[Any, PreTrainedTokenizerBase]:
     with open(gguf, "rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise CorruptState(f"{gguf} is no GGUF file")
+    # One of the bars cannot be turned off.
+    hidden = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
     try:
-        with quiet():
+        with quiet(), hidden:
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             model = AutoModelForCausalLM.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, dtype=torch.float32
             )
-    except (
-        ArithmeticError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        struct.error,
-    ) as error:
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # tokenizers raises plain Exception
         raise CorruptState(f"{gguf} cannot be read: {error}") from error
     # Left there, these keep a model of plain floating-point weights from being saved or trained.
     del model.config.quantization_config

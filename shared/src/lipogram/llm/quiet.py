@@ -1,9 +1,8 @@
 """The libraries' own output, where nobody watches."""
 
-import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 
 from transformers.utils import logging
 
@@ -16,13 +15,10 @@ def quiet() -> Iterator[None]:
     """
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     try:
-        if sys.stderr.isatty():
-            yield
-        else:
-            logging.disable_progress_bar()
-            with redirect_stderr(io.StringIO()):  # one bar, of GGUF, cannot be turned off
-                yield
+        yield
     finally:
         logging.set_verbosity(level)
         if bars:
