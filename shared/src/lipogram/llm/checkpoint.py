@@ -101,6 +101,8 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     if not has_tokenizer(folder):
         raise ModelNotFound(f"{folder} holds no tokenizer: pass tokenizer=")
+    if (folder / "config.json").is_file():
+        settings(folder / "config.json")  # which names the tokenizer's class
     try:
         found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True

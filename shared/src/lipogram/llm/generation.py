@@ -1,5 +1,6 @@
 """Text that a causal language model writes, many prompts at a time."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,10 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lipogram.errors import InvalidProbes, InvalidSetting, NotFinite
+from lipogram.errors import InvalidProbes, InvalidSetting, NotFinite, OverBudget
+from lipogram.llm.forward import evaluating, last_logits
 from lipogram.llm.memory import is_out_of_memory
 from lipogram.llm.seeds import rng
 from lipogram.llm.text import Encoded, context_length, encode, pad, pad_id
+from lipogram.llm.wrappers import unwrap
 
 _BATCH = 64
 
@@ -43,9 +46,10 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     n: int = 1,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     batch_size: int = _BATCH,
     seed: int = 0,
+    add_special_tokens: bool = True,
 ) -> list[Generation]:
     """Continue prompts, with a cache, padded on the left whatever the tokenizer's own side is.
 
@@ -53,33 +57,45 @@ def generate(
     what it is batched with, but for the noise of the kernels.
 
     Args:
-        model: a causal language model; hooks on it see every step with its position ids.
+        model: a causal language model; hooks on it see every step with its position ids, and the
+            rows of a batch in the order of the prompts. It is put into evaluation mode meanwhile.
         tokenizer: its tokenizer.
         prompts: texts, or token ids that are taken as they are.
         max_new_tokens: of each continuation, at most.
         temperature: 0 is greedy, ties to the lowest id.
         top_p: share of the probability that is drawn from, in (0, 1].
         n: samples of each prompt.
-        stop: strings that end a continuation; they are not part of its text.
-        batch_size: rows at a time; halved for good when memory runs out.
+        stop: strings that end a continuation; they are not part of its text. One that is a special
+            token ends it like the end of sequence.
+        batch_size: rows at a time; halved, for the rest of the call, when memory runs out.
         seed: of the samples.
+        add_special_tokens: False for prompts that a chat template wrote.
 
     Returns:
         len(prompts) · n continuations, those of one prompt next to each other.
 
     Raises:
-        InvalidSetting: a setting outside its range.
+        InvalidSetting: a setting outside its range, several samples without a temperature, or one
+            text where a list of them belongs.
         InvalidProbes: an empty prompt, or one that with its continuation exceeds the context.
         NotFinite: logits that are NaN.
+        OverBudget: a single row for which memory does not suffice.
     """
     if max_new_tokens < 1 or n < 1 or batch_size < 1:
         raise InvalidSetting("max_new_tokens, n and batch_size must be >= 1")
-    if temperature < 0 or not 0 < top_p <= 1:
+    if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
         raise InvalidSetting(f"temperature {temperature} must be >= 0, top_p {top_p} in (0, 1]")
+    if n > 1 and temperature == 0:
+        raise InvalidSetting(f"n = {n} samples are all the same at temperature 0")
+    if isinstance(prompts, str):
+        raise InvalidSetting("prompts is one text; it must be a list of them")
+    words = (stop,) if isinstance(stop, str) else tuple(stop)
+    if "" in words:
+        raise InvalidSetting("a stop string is empty")
     longest = context_length(model)
     rows = []
     for i, prompt in enumerate(prompts):
-        row = encode(tokenizer, prompt, []).prompt_ids
+        row = encode(tokenizer, prompt, [], add_special_tokens=add_special_tokens).prompt_ids
         if not row:
             raise InvalidProbes(f"prompt {i} has no tokens")
         if longest is not None and len(row) + max_new_tokens > longest:
@@ -92,14 +108,20 @@ def generate(
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     found: dict[int, Generation] = {}
     while order:
-        chosen, rest = order[:batch_size], order[batch_size:]
+        chosen, rest = sorted(order[:batch_size]), order[batch_size:]
         try:
-            done = _continued(
-                model, tokenizer, [rows[i] for i in chosen], chosen, max_new_tokens, stop, draw
-            )
+            with evaluating(model):
+                done = _continued(
+                    model, tokenizer, [rows[i] for i in chosen], chosen, max_new_tokens, words, draw
+                )
         except (RuntimeError, MemoryError) as error:
-            if len(chosen) == 1 or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
+            if len(chosen) == 1:
+                raise OverBudget(
+                    f"prompt {chosen[0] // n}, {len(rows[chosen[0]])} tokens, does not fit into "
+                    "memory even by itself"
+                ) from error
             batch_size = len(chosen) // 2
             continue
         found |= dict(zip(chosen, done, strict=True))
@@ -136,7 +158,6 @@ class _Draw:
         return torch.cat(drawn).to(logits.device)
 
 
-@torch.inference_mode()
 def _continued(
     model: Any,
     tokenizer: Any,
@@ -149,22 +170,16 @@ def _continued(
     device = next(model.parameters()).device
     batch = pad([Encoded(row, []) for row in rows], pad_id(tokenizer)).to(device)
     ids, mask, positions = batch.input_ids, batch.attention_mask, batch.position_ids
-    ends = _ends(model, tokenizer)
+    ends = _ends(model, tokenizer, stop)
     generators = draw.generators(numbers) if draw.temperature else []
     said: list[list[int]] = [[] for _ in rows]
     total = [0.0] * len(rows)
     texts: list[str | None] = [None] * len(rows)  # of the rows that have stopped
     cache = None
     for _ in range(max_new_tokens):
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache, logits = output.past_key_values, output.logits[:, -1].float()
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        last, output = last_logits(model, inputs, 1, past_key_values=cache, use_cache=True)
+        cache, logits = output.past_key_values, last[:, 0].float()
         if bool(torch.isnan(logits).any()):
             raise NotFinite("the model gave logits that are NaN: its weights have diverged")
         tokens = draw.choose(logits, generators)
@@ -174,12 +189,10 @@ def _continued(
                 continue
             said[i].append(token)
             total[i] += log_probs[i]
-            text = tokenizer.decode(said[i], skip_special_tokens=True) if stop else ""
+            text = _text(tokenizer, said[i]) if stop or token in ends else ""
             places = [text.index(word) for word in stop if word in text]
-            if token in ends:
-                texts[i] = tokenizer.decode(said[i], skip_special_tokens=True)
-            elif places:
-                texts[i] = text[: min(places)]
+            if token in ends or places:
+                texts[i] = text[: min(places, default=None)]
         if all(text is not None for text in texts):
             break
         ids = tokens[:, None]
@@ -187,7 +200,7 @@ def _continued(
         positions = positions[:, -1:] + 1
     return [
         Generation(
-            tokenizer.decode(said[i], skip_special_tokens=True) if text is None else text,
+            _text(tokenizer, said[i]) if text is None else text,
             said[i],
             len(rows[i]),
             "length" if text is None else "stop",
@@ -197,8 +210,15 @@ def _continued(
     ]
 
 
-def _ends(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens that end a text: the model's and the tokenizer's."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    ends = set(own) if isinstance(own, list) else {own}
-    return {token for token in (*ends, tokenizer.eos_token_id) if token is not None}
+def _text(tokenizer: Any, ids: list[int]) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text
+
+
+def _ends(model: Any, tokenizer: Any, stop: Sequence[str]) -> set[int]:
+    """Tokens that end a text: the model's, the tokenizer's, and special ones that are asked for."""
+    own = getattr(unwrap(model).generation_config, "eos_token_id", None)
+    special = tokenizer.get_added_vocab()
+    ends = {*own} if isinstance(own, list) else {own}
+    ends |= {tokenizer.eos_token_id, *(special[word] for word in stop if word in special)}
+    return {token for token in ends if token is not None}

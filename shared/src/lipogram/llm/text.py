@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lipogram.errors import InvalidProbes, InvalidSetting
+from lipogram.llm.wrappers import unwrap
 
 
 @dataclass(frozen=True)
@@ -195,10 +196,9 @@ def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return batches
 
 
-def context_length(model: PreTrainedModel) -> int | None:
+def context_length(model: Any) -> int | None:
     """The longest sequence that the model was built for, in tokens; None where it states none."""
-    config = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None)
+    return getattr(unwrap(model).config.get_text_config(), "max_position_embeddings", None)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -1,10 +1,12 @@
 """How like two texts are."""
 
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
-_WORD = re.compile(r"[a-z0-9]+")
+_WORD = re.compile(r"[^\W_]+")
+_ROUGE_WORD = re.compile(r"[a-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,18 @@ class Overlap:
 
 
 def exact_match(prediction: str, reference: str) -> bool:
-    """Whether two texts have the same words: case, punctuation and spacing do not count."""
+    """Whether two texts have the same words: case, punctuation and spacing do not count.
+
+    Words are runs of letters and digits of any script; in a text without any, what blanks part.
+    """
     return _words(prediction) == _words(reference)
 
 
 def token_f1(prediction: str, reference: str) -> Overlap:
-    """Overlap of the words, as bags (SQuAD, arXiv 1606.05250, section 6.1, articles kept)."""
+    """Overlap of the words of :func:`exact_match`, as bags.
+
+    As for SQuAD (arXiv 1606.05250, section 6.1), but articles are kept. Two empty texts have none.
+    """
     ours, theirs = _words(prediction), _words(reference)
     return _overlap(sum((Counter(ours) & Counter(theirs)).values()), ours, theirs)
 
@@ -35,9 +43,9 @@ def token_f1(prediction: str, reference: str) -> Overlap:
 def rouge_l(prediction: str, reference: str) -> Overlap:
     """ROUGE-L: the longest common subsequence of words over each text's length (Lin, 2004).
 
-    Words are runs of ASCII letters and digits, in lower case and unstemmed.
+    Words are runs of ASCII letters and digits, in lower case and unstemmed, as in `rouge-score`.
     """
-    ours, theirs = _words(prediction), _words(reference)
+    ours, theirs = (_ROUGE_WORD.findall(text.lower()) for text in (prediction, reference))
     best = [0] * (len(theirs) + 1)
     for word in ours:
         diagonal = 0
@@ -54,4 +62,5 @@ def _overlap(common: int, ours: list[str], theirs: list[str]) -> Overlap:
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return _WORD.findall(folded) or folded.split()
