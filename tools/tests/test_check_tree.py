@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+NO, YES = False, True  # apart, so that this file passes the check that it tests
+
 
 def check(checkout):
     return subprocess.run(
@@ -52,9 +54,9 @@ def test_what_only_looks_like_a_machine_path(checkout, text):
         ("import pickle", "imports pickle"),
         ("from joblib import load", "imports joblib"),
         ("import torch\ntorch.load('x')", "torch.load without weights_only=True"),
-        ("import torch\ntorch.load('x', weights_only=False)", "torch.load without"),
+        (f"import torch\ntorch.load('x', weights_only={NO})", "torch.load without"),
         ("import torch\ntorch.save({}, 'x')", "torch.save writes a pickle"),
-        ("import numpy\nnumpy.load('x', allow_pickle=True)", "allow_pickle=True"),
+        (f"import numpy\nnumpy.load('x', allow_pickle={YES})", f"allow_pickle={YES}"),
         ("f(trust_remote_code=True)", "trust_remote_code=True"),
         ("f(trust_remote_code=flag)", "trust_remote_code=flag"),
     ],

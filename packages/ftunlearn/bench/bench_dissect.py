@@ -18,21 +18,13 @@ from ftunlearn.facts import builtin
 from ftunlearn.pair import ModelPair
 from ftunlearn.scores import recoveries
 from ftunlearn.sweep import plan, sweep
+from ftunlearn.unlearn_config import UnlearnConfig
+from ftunlearn.unlearning import unlearn
 from lipogram.llm.loading import load_model
 
 FLOOR = 3.0
 COMPONENTS = ("coef+attn", "values")
-STRIDE, N_NEW_TOKENS = 6, 20
-
-
-def noisy(model):
-    """A stand-in for an unlearned model: every weight moved by a thousandth of its spread."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter += 1e-2 * parameter.std(correction=0) * noise
-    return model
+STRIDE, N_NEW_TOKENS = 3, 20
 
 
 def published(pair, answered, jobs):
@@ -48,9 +40,9 @@ def published(pair, answered, jobs):
             unlearned = pair.unlearned(ids).logits[0, rows]
         gap = (unlearned - vanilla).double().square().mean()
         for j, job in enumerate(jobs):
-            saved = copy.deepcopy(pair.unlearned.state_dict())
             with torch.inference_mode():
                 if job.component.groups:
+                    saved = copy.deepcopy(pair.unlearned.state_dict())
                     changed = dict(saved)
                     for layer in job.layers:
                         name = f"model.layers.{layer}.mlp.down_proj.weight"
@@ -109,9 +101,12 @@ class hooked:  # noqa: N801 - reads as a verb
 
 def main():
     """Measure both; returns the exit code."""
-    loaded = load_model("smollm2", dtype="float32")
-    pair = ModelPair(loaded.model, noisy(copy.deepcopy(loaded.model)), loaded.tokenizer)
-    answered, _ = answer(pair, builtin("facts").group("forget"), n_new_tokens=N_NEW_TOKENS)
+    loaded = load_model("smollm2", dtype="float32", trainable=True)
+    facts = builtin("facts")
+    config = UnlearnConfig.preset("smollm2-facts")
+    done = unlearn(loaded, None, facts.group("forget"), facts.group("retain"), config)
+    pair = ModelPair(loaded.model, done.model, loaded.tokenizer)
+    answered, _ = answer(pair, facts.group("forget"), n_new_tokens=N_NEW_TOKENS)
     jobs = plan(swept(COMPONENTS), (), n_layers=pair.n_layers, stride=STRIDE)
     start = time.perf_counter()
     vanilla, unlearned = baselines(pair, answered, max_tokens=1024)

@@ -6,6 +6,8 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -199,3 +201,21 @@ def files(tmp_path_factory):
     other.model.save_pretrained(folder / "deeper")
     other.tokenizer.save_pretrained(folder / "deeper")
     return folder
+
+
+@dataclass
+class TwoModels:
+    """What a comparison needs of a pair of models, which may be equal."""
+
+    vanilla: Any
+    unlearned: Any
+    tokenizer: Any
+
+    @contextmanager
+    def as_vanilla(self):
+        yield self.vanilla
+
+
+@pytest.fixture
+def pair_of() -> type[TwoModels]:
+    return TwoModels

@@ -1,4 +1,7 @@
+import copy
+
 import numpy as np
+import peft
 import pytest
 import torch
 
@@ -10,6 +13,7 @@ from ftunlearn.scores import MEASURES, recoveries
 from ftunlearn.sweep import plan, sweep
 from lipogram.errors import InvalidSetting
 from lipogram.llm.tiny import tiny_random
+from lipogram.llm.tuning import lora_config
 
 ARCHITECTURES = ("llama", "gpt2", "gpt_neox", "gemma", "qwen2", "opt", "phi")
 
@@ -230,3 +234,51 @@ def test_windows_are_cut_off_at_the_ends():
     assert list(window(7, 5, 8)) == [5, 6, 7]
     assert list(window(3, 1, 8)) == [3]
     assert len(MEASURES) == 9
+
+
+def adapted(model_type="llama"):
+    """A model, the same under an adapter of random weights, and the tokenizer."""
+    tiny = tiny_random(model_type)
+    model = peft.get_peft_model(copy.deepcopy(tiny.model), lora_config(tiny.model, r=4))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return tiny, model.eval()
+
+
+def test_an_adapter_pair_scores_as_the_merged_pair(probes):
+    tiny, model = adapted()
+    merged = ModelPair(tiny.model, copy.deepcopy(model).merge_and_unload(), tiny.tokenizer)
+    over = ModelPair(model.get_base_model(), model, tiny.tokenizer)
+    assert over.has_adapter
+    components, whole = ["coef+attn", "values", "attn_weights"], ["nothing", "all"]
+    ours, vanilla, unlearned = measured(over, probes, components, whole=whole)
+    expected, _, _ = measured(merged, probes, components, whole=whole)
+    np.testing.assert_allclose(ours.measured, expected.measured, rtol=1e-4, atol=1e-5)
+    scores = recoveries(ours.whole("all"), unlearned, vanilla, "aligned")
+    assert (scores["krs"] == 1).all()
+
+
+def swept_by(rank, size, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size
+    )
+    texts = [("ab", " cd"), ("a longer prompt", " x"), ("one two", " three")]
+    asked = ProbeSet(Probe(f"p{i}", *text) for i, text in enumerate(texts))
+    done, _, _ = measured(make_pair(), asked, ["coef", "values"], max_tokens=1)
+    np.save(folder / f"{rank}.npy", done.measured)
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_measure_what_one_does(tmp_path):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    for folder, size in ((alone, 1), (together, 2)):
+        folder.mkdir()
+        torch.multiprocessing.spawn(swept_by, (size, folder), nprocs=size)
+    expected = np.load(alone / "0.npy")
+    assert not np.isnan(expected).any()
+    for rank in (0, 1):
+        np.testing.assert_allclose(np.load(together / f"{rank}.npy"), expected, atol=1e-6)

@@ -6,18 +6,21 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def bar(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+def bar(
+    title: str, total: int, done: int = 0, *, wanted: bool = True
+) -> Iterator[Callable[[int], None]]:
     """Shows the work done while inside; nothing where standard error is no terminal.
 
     Args:
         title: what is being done.
         total: units of work.
         done: of them, finished before.
+        wanted: False shows nothing anywhere.
 
     Yields:
         What to call with the number of units just finished.
     """
-    if not sys.stderr.isatty():
+    if not (wanted and sys.stderr.isatty()):
         yield lambda units: None
         return
     from rich.console import Console

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftunlearn import losses as losses
+    from ftunlearn.collateral import side_effects as side_effects
     from ftunlearn.dissection import DissectConfig as DissectConfig
     from ftunlearn.dissection import dissect as dissect
     from ftunlearn.dissection_report import DissectionReport as DissectionReport
-    from ftunlearn.membership import membership as membership
+    from ftunlearn.membership_inference import membership as membership
     from ftunlearn.pair import ModelPair as ModelPair
     from ftunlearn.probes import Probe as Probe
     from ftunlearn.probes import ProbeSet as ProbeSet
     from ftunlearn.relearning import RelearnConfig as RelearnConfig
     from ftunlearn.relearning import relearn_attack as relearn_attack
     from ftunlearn.scores import krs as krs
-    from ftunlearn.side_effects import side_effects as side_effects
     from ftunlearn.trainer import UnlearnTrainer as UnlearnTrainer
     from ftunlearn.unlearn_config import UnlearnConfig as UnlearnConfig
     from ftunlearn.unlearning import unlearn as unlearn
@@ -30,12 +30,12 @@ __version__ = version("lipogram-ftunlearn")
 _NAMES = {
     "ftunlearn.dissection": ("DissectConfig", "dissect"),
     "ftunlearn.dissection_report": ("DissectionReport",),
-    "ftunlearn.membership": ("membership",),
+    "ftunlearn.membership_inference": ("membership",),
     "ftunlearn.pair": ("ModelPair",),
     "ftunlearn.probes": ("Probe", "ProbeSet"),
     "ftunlearn.relearning": ("RelearnConfig", "relearn_attack"),
     "ftunlearn.scores": ("krs",),
-    "ftunlearn.side_effects": ("side_effects",),
+    "ftunlearn.collateral": ("side_effects",),
     "ftunlearn.trainer": ("UnlearnTrainer",),
     "ftunlearn.unlearn_config": ("UnlearnConfig",),
     "ftunlearn.unlearning": ("unlearn",),

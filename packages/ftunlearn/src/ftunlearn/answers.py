@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from ftunlearn.pair import ModelPair
 from ftunlearn.probes import Probe
-from ftunlearn.scores import MEASURES, Yardstick, scored_rows
+from ftunlearn.scores import MEASURES, Rows, Yardstick, scored_rows
 from lipogram.errors import InvalidProbes, InvalidSetting, NothingMeasurable
+from lipogram.llm.forward import last_logits
 from lipogram.llm.generation import generate
 from lipogram.llm.text import Batch, Encoded, encode, pad, pad_id, token_batches
 
@@ -124,6 +126,12 @@ def batched(
     return batches
 
 
+def scored_logits(model: Any, group: ProbeBatch, rows: Rows) -> torch.Tensor:
+    """(b, n_logits, v): the last logits of a batch, which hold all its scored rows."""
+    logits, _ = last_logits(model, group.batch.inputs(), rows.n_logits, use_cache=False)
+    return logits
+
+
 def baselines(
     pair: ModelPair, answered: Sequence[Answered], *, max_tokens: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -139,13 +147,13 @@ def baselines(
     unlearned = vanilla.copy()
     for group in batched(answered, pair, max_tokens=max_tokens):
         rows = scored_rows(group.batch, group.answer_lengths)
-        inputs = group.batch.inputs() | {"logits_to_keep": rows.n_logits, "use_cache": False}
         with torch.inference_mode():
             with pair.as_vanilla() as model:
-                logits = model(**inputs).logits
+                logits = scored_logits(model, group, rows)
             yardstick = Yardstick(logits, rows, pair.vocabulary)
             vanilla[list(group.positions)] = yardstick.measure(logits)
-            unlearned[list(group.positions)] = yardstick.measure(pair.unlearned(**inputs).logits)
+            logits = scored_logits(pair.unlearned, group, rows)
+            unlearned[list(group.positions)] = yardstick.measure(logits)
     return vanilla, unlearned
 
 

@@ -249,7 +249,7 @@ def side_effects(
     as_json: AsJson = False,
 ) -> None:
     """What else changed: probabilities, answers and texts on every group of probes."""
-    from ftunlearn.side_effects import side_effects as compare
+    from ftunlearn.collateral import side_effects as compare
     from ftunlearn.tables import tables
     from lipogram.settings import plain
 

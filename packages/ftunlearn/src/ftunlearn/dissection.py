@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftunlearn.answers import Answered, answer, baselines, batched, excluded
+from ftunlearn.collateral import side_effects
 from ftunlearn.components import COMPONENTS, SWEPT, Component, swept
 from ftunlearn.dissection_report import DissectionReport
 from ftunlearn.findings import findings, score_rows
 from ftunlearn.pair import ModelPair
 from ftunlearn.probes import Probe, ProbeSet
-from ftunlearn.relearning import RelearnConfig, Relearned, relearn_attack
+from ftunlearn.relearning import RelearnConfig, Relearned, control_facts, relearn_attack
 from ftunlearn.reverse import Reverse, reverse
-from ftunlearn.side_effects import side_effects
 from ftunlearn.sweep import Job, Sweep, plan, sweep
 from lipogram.errors import CorruptState, InvalidSetting
+from lipogram.llm.generation import generate
 from lipogram.progress import bar
 from lipogram.runs import Run
 
@@ -115,7 +116,7 @@ class Measured:
         reverse: S1 and S2, or None.
         reverse_unrelated: the same of unrelated probes, or None.
         relearned: of the attack, or None.
-        side_effects: of :func:`ftunlearn.side_effects.side_effects`, or None.
+        side_effects: of :func:`ftunlearn.collateral.side_effects`, or None.
         skipped: tests that did not run, and why.
     """
 
@@ -163,9 +164,12 @@ def dissect(
     run = None if out is None else _run(Path(out), pair, prints, probes, config)
     try:
         measured = _measure(pair, probes, config, run)
+        answers = _said(pair, measured)
     finally:
         _check_untouched(prints, pair.fingerprints())
-    report = DissectionReport(findings(measured, pair.names, prints), tuple(score_rows(measured)))
+    report = DissectionReport(
+        findings(measured, pair.names, prints), tuple(score_rows(measured)), tuple(answers)
+    )
     if run is not None:
         report.save(run.folder, redact=redact)
     return report
@@ -195,36 +199,66 @@ def _measure(pair: ModelPair, probes: ProbeSet, config: DissectConfig, run: Run 
     skipped: dict[str, str] = {}
     swept_jobs = plan(
         swept(config.components),
-        _whole(pair) if config.whole else (),
+        _whole(pair, skipped) if config.whole else (),
         n_layers=pair.n_layers,
         size=config.window,
         stride=config.stride,
     )
     done = _swept(pair, answered, swept_jobs, config, run, "unlearned")
+    calibration = _calibration(pair, answered, swept_jobs, config, run)
+    reversed_, unrelated = _reversed(pair, probes, answered, config, skipped)
+    relearned = _attacked(pair, probes, answered, config, skipped)
+    compared = _compared(pair, probes, config, skipped)
     return Measured(
-        config,
-        pair.n_layers,
-        answered,
-        [*probes.problems, *problems],
-        vanilla,
-        unlearned,
-        done,
-        _calibration(pair, answered, swept_jobs, config, run),
-        *_reversed(pair, probes, answered, config, skipped),
-        _attacked(pair, probes, answered, config, skipped),
-        _compared(pair, probes, config, skipped),
-        skipped,
+        config=config,
+        n_layers=pair.n_layers,
+        answered=answered,
+        problems=[*probes.problems, *problems],
+        vanilla=vanilla,
+        unlearned=unlearned,
+        sweep=done,
+        calibration=calibration,
+        reverse=reversed_,
+        reverse_unrelated=unrelated,
+        relearned=relearned,
+        side_effects=compared,
+        skipped=skipped,
     )
 
 
-def _whole(pair: ModelPair) -> list[Component]:
+def _said(pair: ModelPair, measured: Measured) -> list[dict[str, str | None]]:
+    """What each model says to each probe, in the words that were scored."""
+    prompts = [item.text.prompt_ids for item in measured.answered]
+    after = generate(
+        pair.unlearned, pair.tokenizer, prompts, max_new_tokens=measured.config.n_new_tokens
+    )
+    return [
+        {
+            "id": item.probe.id,
+            "prompt": item.probe.prompt,
+            "answer": item.probe.answer,
+            "vanilla": pair.tokenizer.decode(item.text.answer_ids, skip_special_tokens=True),
+            "unlearned": words.text,
+        }
+        for item, words in zip(measured.answered, after, strict=True)
+    ]
+
+
+def _whole(pair: ModelPair, skipped: dict[str, str]) -> list[Component]:
     """Components in all layers, and all parameters but one group."""
+    outside = {"embed", "head"}
     chosen = [COMPONENTS[name] for name in WHOLE]
     groups = ("values", "keys", "attn", "norms", "embed", "head")
     for left_out in ALL_BUT:
         rest = tuple(group for group in groups if group != left_out)
         chosen.append(Component(f"all but {left_out}", groups=rest))
-    return chosen
+    if not pair.resized:
+        return chosen
+    left = [item for item in chosen if outside & {*item.groups} or "all" in item.groups]
+    skipped["restorations"] = (
+        f"the embeddings have different numbers of rows: {', '.join(item.name for item in left)}"
+    )
+    return [item for item in chosen if item not in left]
 
 
 def _swept(
@@ -317,9 +351,7 @@ def _attacked(
         skipped["gain"] = "the relearning attack was not asked for"
         return None
     facts = [item.probe for item in answered if item.excluded is None and item.probe.answer]
-    known: list[Probe] = [
-        probe for group in ("unrelated", "retain") for probe in probes.group(group) if probe.answer
-    ]
+    known = control_facts(probes)
     if len(facts) < 2 or not known:
         skipped["gain"] = (
             "the attack needs two forget probes with answers, and known facts with answers "

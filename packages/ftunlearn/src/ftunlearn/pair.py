@@ -133,6 +133,11 @@ class ModelPair:
         return min(_vocabulary(self.vanilla), _vocabulary(self.unlearned))
 
     @property
+    def resized(self) -> bool:
+        """Whether one model's vocabulary has rows that the other's lacks."""
+        return _vocabulary(self.vanilla) != _vocabulary(self.unlearned)
+
+    @property
     def n_layers(self) -> int:
         """Blocks of each model."""
         return describe(self.unlearned).n_layers

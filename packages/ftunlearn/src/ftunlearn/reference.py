@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ftunlearn.unlearning_data import Example, collate
 from lipogram.errors import InvalidSetting
+from lipogram.llm.forward import evaluating
 from lipogram.llm.objectives import sequence_logps
 
 
@@ -50,18 +51,6 @@ class VanillaModel:
         finally:  # PEFT lets everything of an adapter that it switches on be trained
             for parameter, wanted in trained:
                 parameter.requires_grad_(wanted)
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """No gradients and no dropout inside; the mode is as before afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
 
 
 def logits_of(model: Any, batch: dict[str, Tensor]) -> Tensor:

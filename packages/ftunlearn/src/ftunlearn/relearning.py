@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from ftunlearn.pair import ModelPair
-from ftunlearn.probes import Probe
+from ftunlearn.probes import Probe, ProbeSet
 from lipogram.errors import InvalidSetting, NotFinite
+from lipogram.llm.forward import last_logits
 from lipogram.llm.scoring import answer_logprobs
 from lipogram.llm.seeds import rng
 from lipogram.llm.text import encode, pad, pad_id
@@ -102,6 +103,18 @@ class Relearned:
         """(n,) [p(held out) - p(control)] / p(vanilla), at step k; NaN for one never held out."""
         at = self.steps.index(self.k)
         return (self.held_out[at] - self.control[at]) / self.vanilla
+
+
+def control_facts(probes: ProbeSet) -> list[Probe]:
+    """Known facts that have nothing to do with those that were forgotten: the control's.
+
+    Group "unrelated"; "retain" only where there is none, since what unlearning was trained to keep
+    may be of the forgotten facts' own kind, and then training on it teaches the kind anew.
+    """
+    for group in ("unrelated", "retain"):
+        if facts := [probe for probe in probes.group(group) if probe.answer]:
+            return facts
+    return []
 
 
 def relearn_attack(
@@ -197,12 +210,11 @@ class _Student:
         optimizer = torch.optim.AdamW(self.trained, lr=config.lr, weight_decay=config.weight_decay)
         texts = [encode(tokenizer, fact.prompt, fact.answer or "") for fact in facts]
         batch = pad(texts, pad_id(tokenizer)).to(self.pair.device)
-        inputs = batch.inputs() | {"logits_to_keep": batch.n_logits, "use_cache": False}
         rows = batch.rows[:, -batch.n_logits :]
         tokens = batch.input_ids[batch.answer_mask]
         found = []
         for step in range(1, config.steps[-1] + 1):
-            logits = self.model(**inputs).logits
+            logits, _ = last_logits(self.model, batch.inputs(), batch.n_logits, use_cache=False)
             loss = torch.nn.functional.cross_entropy(logits[rows].float(), tokens)
             if not bool(torch.isfinite(loss)):
                 raise NotFinite(f"the relearning attack diverged at step {step}: lower its lr")

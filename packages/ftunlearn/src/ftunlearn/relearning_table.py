@@ -9,7 +9,7 @@ import numpy as np
 from ftunlearn.facts import made_up_facts
 from ftunlearn.pair import ModelPair
 from ftunlearn.probes import ProbeSet
-from ftunlearn.relearning import RelearnConfig, relearn_attack
+from ftunlearn.relearning import RelearnConfig, control_facts, relearn_attack
 from lipogram.report import Table
 from lipogram.settings import plain
 
@@ -19,8 +19,8 @@ def attack(pair: ModelPair, probes: ProbeSet, config: RelearnConfig) -> dict[str
 
     Args:
         pair: the unlearned model is left as it is.
-        probes: group "forget" is attacked, the others train the control; those without an answer
-            are left out.
+        probes: group "forget" is attacked, and :func:`~ftunlearn.relearning.control_facts` train
+            the control; those without an answer are left out.
         config: how to train.
 
     Returns:
@@ -30,8 +30,7 @@ def attack(pair: ModelPair, probes: ProbeSet, config: RelearnConfig) -> dict[str
         InvalidSetting: too few facts.
     """
     forget = [probe for probe in probes.group("forget") if probe.answer]
-    others = (*probes.group("unrelated"), *probes.group("retain"))
-    known = [probe for probe in others if probe.answer]
+    known = control_facts(probes)
     made_up = made_up_facts(len(forget), seed=config.seed) if config.made_up else ()
     found = relearn_attack(pair, forget, known, config, made_up=made_up)
     arms = {

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ftunlearn.answers import Answered, ProbeBatch, batched
+from ftunlearn.answers import Answered, ProbeBatch, batched, scored_logits
 from ftunlearn.pair import ModelPair
 from ftunlearn.scores import MEASURES, Rows, Yardstick, scored_rows
 from lipogram.llm.patching import patch
@@ -119,7 +119,7 @@ def _states(
 
     def run(model: Any) -> tuple[Tensor, list[Tensor]]:
         with record(model, sites) as states:
-            logits = model(**_inputs(group, rows)).logits
+            logits = scored_logits(model, group, rows)
         return logits, [states[site] for site in sites]
 
     if role == "vanilla":
@@ -145,12 +145,8 @@ def _patched(
             model, {("resid_out", layer): states[layer + 1]}, positions=_answer_rows(group, rows)
         ),
     ):
-        logits = model(**_inputs(group, rows)).logits
+        logits = scored_logits(model, group, rows)
     return yardstick.measure(logits)[:, MEASURES.index("log_prob")]
-
-
-def _inputs(group: ProbeBatch, rows: Rows) -> dict[str, Any]:
-    return group.batch.inputs() | {"logits_to_keep": rows.n_logits, "use_cache": False}
 
 
 def _answer_rows(group: ProbeBatch, rows: Rows) -> Tensor:

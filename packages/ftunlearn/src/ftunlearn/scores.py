@@ -63,15 +63,8 @@ class Rows:
     n_logits: int
 
     def of(self, logits: Tensor, vocabulary: int) -> Tensor:
-        """The scored rows of kept logits (b, n_logits, v), float32 (n, vocabulary).
-
-        Raises:
-            NotFinite: a logit is NaN or infinite.
-        """
-        kept = logits[self.probe, self.column, :vocabulary].float()
-        if not bool(torch.isfinite(kept).all()):
-            raise NotFinite("the model gave logits that are NaN or infinite: it has diverged")
-        return kept
+        """The scored rows of kept logits (b, n_logits, v), float32 (n, vocabulary)."""
+        return logits[self.probe, self.column, :vocabulary].float()
 
 
 def scored_rows(batch: Batch, answer_lengths: Tensor) -> Rows:
@@ -121,6 +114,7 @@ class Yardstick:
     def __init__(self, logits: Tensor, rows: Rows, vocabulary: int):
         self.rows, self.vocabulary = rows, vocabulary
         self._logits = rows.of(logits, vocabulary)
+        _check_finite(self._logits)
         self._log_probs = self._logits.log_softmax(-1)
         self._probs = self._log_probs.exp()
 
@@ -141,11 +135,14 @@ class Yardstick:
         rows = self.rows
         kept = rows.of(logits, self.vocabulary)
         difference = kept - self._logits
-        square = difference.square().mean(-1, dtype=torch.float64)
+        shift = difference.mean(-1).double()
+        # float32 is summed in cascades, so a mean over the vocabulary keeps its last digits.
+        square = difference.square_().mean(-1).double()
+        _check_finite(square)  # no logit can be off without showing here
         # Softmax ignores a constant added to a row; the centred loss does too.
-        centred = (square - difference.mean(-1, dtype=torch.float64).square()).clamp_min(0)
+        centred = (square - shift.square()).clamp_min(0)
         log_probs = kept.log_softmax(-1)
-        kl = (self._probs * (self._log_probs - log_probs)).sum(-1, dtype=torch.float64).clamp_min(0)
+        kl = (self._log_probs - log_probs).mul_(self._probs).sum(-1).double().clamp_min(0)
         losses = torch.stack([square, centred, kl], 1)
         columns = [self._mean(losses, getattr(rows, protocol)) for protocol in PROTOCOLS]
         index = rows.token.clamp_min(0)[:, None]
@@ -162,6 +159,11 @@ class Yardstick:
         total.index_add_(0, self.rows.probe[mask], values[mask])
         count = torch.bincount(self.rows.probe[mask], minlength=self.rows.n_probes)
         return total / count[:, None]
+
+
+def _check_finite(values: Tensor) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise NotFinite("the model gave logits that are NaN or infinite: it has diverged")
 
 
 def recoveries(

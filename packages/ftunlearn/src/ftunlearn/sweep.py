@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ftunlearn.answers import Answered, ProbeBatch, batched
+from ftunlearn.answers import Answered, ProbeBatch, batched, scored_logits
 from ftunlearn.components import Component, window
 from ftunlearn.pair import ModelPair
 from ftunlearn.scores import MEASURES, Yardstick, scored_rows
@@ -158,7 +158,6 @@ def _measure(
     pair: ModelPair, group: ProbeBatch, jobs: Sequence[Job], missing: list[int], positions: str
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     rows = scored_rows(group.batch, group.answer_lengths)
-    inputs = group.batch.inputs() | {"logits_to_keep": rows.n_logits, "use_cache": False}
     sites = {site for j in missing for site in jobs[j].component.sites}
     everywhere = range(pair.n_layers)
     with torch.inference_mode():
@@ -166,9 +165,9 @@ def _measure(
             pair.as_vanilla() as model,
             record(model, [(site, layer) for site in sites for layer in everywhere]) as states,
         ):
-            yardstick = Yardstick(model(**inputs).logits, rows, pair.vocabulary)
+            yardstick = Yardstick(scored_logits(model, group, rows), rows, pair.vocabulary)
         with record(pair.unlearned, [("resid_in", layer) for layer in everywhere]) as starts:
-            plain = pair.unlearned(**inputs).logits
+            plain = scored_logits(pair.unlearned, group, rows)
         mask = _replaced(group, positions)
         for j in missing:
             job = jobs[j]
@@ -189,7 +188,7 @@ def _measure(
                     )
                 if values:
                     changes.enter_context(patch(pair.unlearned, values, positions=mask))
-                logits = pair.unlearned(**inputs).logits
+                logits = scored_logits(pair.unlearned, group, rows)
             yield j, yardstick.measure(logits)
 
 

@@ -1,10 +1,9 @@
 """Run a frozen backbone over images once and keep what it says."""
 
 import os
-import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from lipogram.analytic.feature_store import (
 )
 from lipogram.analytic.images import Images
 from lipogram.errors import BrokenImage, FolderInUse, InvalidFeatures, InvalidSetting
+from lipogram.progress import bar
 
 __all__ = ["FeatureStore", "extract"]
 
@@ -135,7 +135,7 @@ def _complete(
         _batches(
             backbone, images, [part for parts in plan[first:] for part in parts], workers
         ) as done,
-        _bar(n, min(first * rows, n), progress) as advance,
+        bar("extracting features", n, min(first * rows, n), wanted=progress) as advance,
     ):
         for i in range(first, len(shards)):
             kept: list[int] = []
@@ -225,17 +225,3 @@ def _batches(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def _bar(total: int, done: int, wanted: bool) -> Iterator[Callable[[int], None]]:
-    """What to call after n more images; draws on standard error if that is a terminal."""
-    if not (wanted and sys.stderr.isatty()):
-        yield lambda n: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("extracting features", total=total, completed=done)
-        yield lambda n: bar.advance(task, n)

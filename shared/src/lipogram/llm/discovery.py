@@ -7,8 +7,7 @@ seen there leaves the logits bit-equal, and attention and MLP together are what 
 """
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from lipogram.errors import UnsupportedArchitecture
 from lipogram.llm.architecture import SITES, Architecture, assemble
+from lipogram.llm.forward import evaluating
 from lipogram.llm.hooks import Change, Place, hooked
 from lipogram.llm.layouts import LAYOUTS, Layout
 from lipogram.llm.wrappers import is_conv1d, unadapted
@@ -130,7 +130,7 @@ def _test(architecture: Architecture) -> None:
     def keep(place: Place, activation: Tensor) -> None:
         seen[place] = activation
 
-    with _evaluating(architecture.causal_lm):
+    with evaluating(architecture.causal_lm):
         plain = _logits(architecture, {})
         _logits(architecture, {place: partial(keep, place) for place in places})
         if missing := [place for place in places if place not in seen]:
@@ -168,16 +168,3 @@ def _logits(architecture: Architecture, changes: dict[Place, Change]) -> Tensor:
     with hooked(architecture, changes):
         logits: Tensor = causal_lm(input_ids=tokens[None], use_cache=False).logits
     return logits
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout and no graph inside the `with`."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        with torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for module in training:
-            module.training = True

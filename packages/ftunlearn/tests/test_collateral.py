@@ -1,16 +1,13 @@
 import copy
 import math
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from ftunlearn.collateral import side_effects
 from ftunlearn.probes import Probe, ProbeSet
-from ftunlearn.side_effects import side_effects
 from lipogram.errors import InvalidProbes
 from lipogram.llm.tiny import tiny_random
 
@@ -23,20 +20,9 @@ PROBES = ProbeSet(
 )
 
 
-@dataclass
-class Pair:
-    vanilla: Any
-    unlearned: Any
-    tokenizer: Any
-
-    @contextmanager
-    def as_vanilla(self):
-        yield self.vanilla
-
-
-def test_a_model_has_no_side_effects_on_itself():
+def test_a_model_has_no_side_effects_on_itself(pair_of):
     loaded = tiny_random()
-    found = side_effects(Pair(loaded.model, loaded.model, loaded.tokenizer), PROBES)
+    found = side_effects(pair_of(loaded.model, loaded.model, loaded.tokenizer), PROBES)
     assert set(found["behaviour"]) == {"forget", "unrelated"}
     for measures in found["behaviour"].values():
         for name in ("bleu", "rouge_l", "same_output"):
@@ -52,9 +38,9 @@ def test_a_model_has_no_side_effects_on_itself():
     assert all(part["distance"] == 0 for part in found["value_vectors"].values())
 
 
-def test_measures_equal_a_loop():
+def test_measures_equal_a_loop(pair_of):
     first, second = tiny_random(seed=1), tiny_random(seed=2)
-    pair = Pair(first.model, second.model, first.tokenizer)
+    pair = pair_of(first.model, second.model, first.tokenizer)
     found = side_effects(pair, PROBES, max_new_tokens=8)
 
     def says(model, prompt):
@@ -92,9 +78,9 @@ def test_measures_equal_a_loop():
     assert forget["rouge_l"]["value"] < 1
 
 
-def test_perplexity_is_by_token_over_all_paragraphs():
+def test_perplexity_is_by_token_over_all_paragraphs(pair_of):
     first, second = tiny_random(seed=1), tiny_random(seed=2)
-    found = side_effects(Pair(first.model, second.model, first.tokenizer), PROBES)
+    found = side_effects(pair_of(first.model, second.model, first.tokenizer), PROBES)
     parts = files("ftunlearn").joinpath("neutral.txt").read_text().strip().split("\n\n")
     total, n = 0.0, 0
     for part in parts:
@@ -105,22 +91,22 @@ def test_perplexity_is_by_token_over_all_paragraphs():
     assert found["perplexity"]["unlearned"] == pytest.approx(math.exp(total / n), rel=1e-4)
 
 
-def test_an_adapter_of_another_kind_leaves_the_weights_out():
+def test_an_adapter_of_another_kind_leaves_the_weights_out(pair_of):
     peft = pytest.importorskip("peft", reason="pip install peft")
     loaded = tiny_random()
     config = peft.LoraConfig(r=2, target_modules=["down_proj"], use_dora=True)
     model = peft.get_peft_model(copy.deepcopy(loaded.model), config)
-    found = side_effects(Pair(loaded.model, model, loaded.tokenizer), PROBES[:1])
+    found = side_effects(pair_of(loaded.model, model, loaded.tokenizer), PROBES[:1])
     assert set(found) == {"behaviour", "perplexity"}
 
 
-def test_no_probes_are_refused():
+def test_no_probes_are_refused(pair_of):
     loaded = tiny_random()
     with pytest.raises(InvalidProbes, match="no probes"):
-        side_effects(Pair(loaded.model, loaded.model, loaded.tokenizer), ProbeSet())
+        side_effects(pair_of(loaded.model, loaded.model, loaded.tokenizer), ProbeSet())
 
 
-def test_an_answer_is_accurate_only_as_a_whole():
+def test_an_answer_is_accurate_only_as_a_whole(pair_of):
     loaded = tiny_random(seed=1)
     for letter in "abcdefghijklmnopqrstuvwxyz":
         with torch.no_grad():
@@ -131,5 +117,5 @@ def test_an_answer_is_accurate_only_as_a_whole():
         second = int(loaded.model(torch.tensor([[ord(letter), first]])).logits[0, -1].argmax())
     wrong = "#" if second != ord("#") else "$"
     probes = ProbeSet([Probe("a", letter, chr(first)), Probe("b", letter, chr(first) + wrong)])
-    found = side_effects(Pair(loaded.model, loaded.model, loaded.tokenizer), probes)
+    found = side_effects(pair_of(loaded.model, loaded.model, loaded.tokenizer), probes)
     assert found["behaviour"]["forget"]["accuracy_vanilla"]["value"] == 0.5

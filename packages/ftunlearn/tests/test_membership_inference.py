@@ -1,29 +1,14 @@
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftunlearn.membership import auc, membership, membership_scores
+from ftunlearn.membership_inference import auc, membership, membership_scores
 from ftunlearn.token_statistics import token_statistics
 from lipogram.errors import InvalidProbes, InvalidSetting, NotFinite
 from lipogram.llm.text import encode
 from lipogram.llm.tiny import tiny_random
-
-
-@dataclass
-class Pair:
-    vanilla: Any
-    unlearned: Any
-    tokenizer: Any
-
-    @contextmanager
-    def as_vanilla(self):
-        yield self.vanilla
 
 
 def test_token_statistics_equal_a_loop():
@@ -87,7 +72,7 @@ def test_the_lowest_share_of_tokens_is_averaged():
     assert membership_scores(one, 1.0)[0] == pytest.approx(membership_scores(one, 1.0)[1])
 
 
-def test_a_model_that_was_trained_on_the_texts_is_told_from_one_that_was_not():
+def test_a_model_that_was_trained_on_the_texts_is_told_from_one_that_was_not(pair_of):
     loaded, blank = tiny_random(seed=1), tiny_random(seed=2)
     forget = ["the cat sat on the mat", "a dog ran in the park", "the sun rose in the east"]
     held_out = ["qzx vjw kkp", "zzv qqj xwk", "jjx wvq zkp"]
@@ -100,20 +85,20 @@ def test_a_model_that_was_trained_on_the_texts_is_told_from_one_that_was_not():
         optimizer.step()
         optimizer.zero_grad()
     trained.eval()
-    found = membership(Pair(trained, blank.model, loaded.tokenizer), forget, held_out)
+    found = membership(pair_of(trained, blank.model, loaded.tokenizer), forget, held_out)
     assert {test: part["value"] for test, part in found["vanilla"].items()} == {
         "loss": 1.0, "min_k": 1.0, "min_k++": 1.0,
     }  # fmt: skip
     for part in (*found["vanilla"].values(), *found["unlearned"].values()):
         assert 0 <= part["low"] <= part["value"] <= part["high"] <= 1
-    same = membership(Pair(blank.model, blank.model, loaded.tokenizer), forget, forget)
+    same = membership(pair_of(blank.model, blank.model, loaded.tokenizer), forget, forget)
     assert same["vanilla"]["min_k"]["value"] == 0.5
     assert same["vanilla"] == same["unlearned"]
 
 
-def test_what_cannot_be_tested_is_refused():
+def test_what_cannot_be_tested_is_refused(pair_of):
     loaded = tiny_random("gpt2")
-    pair = Pair(loaded.model, loaded.model, loaded.tokenizer)
+    pair = pair_of(loaded.model, loaded.model, loaded.tokenizer)
     with pytest.raises(InvalidSetting, match="k must be"):
         membership(pair, ["ab"], ["cd"], k=0.0)
     with pytest.raises(InvalidProbes, match="held-out"):
