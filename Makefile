@@ -51,9 +51,11 @@ $(packages:%=demo-%): demo-%: .venv/.ready
 	$(bin)/python tools/demo.py $*
 
 ## bench: every package's benchmarks
-bench: $(packages:%=bench-%)
+bench: bench-shared $(packages:%=bench-%)
 
-## bench-NAME: one package's benchmarks, each against a named baseline of the same run
+## bench-NAME: one package's benchmarks, each against a named baseline of the same run (bench-shared: lipogram's)
+bench-shared: .venv/.ready
+	$(bin)/python shared/bench/bench_hooks.py
 $(packages:%=bench-%): bench-%: .venv/.ready
 	@set -e; for file in packages/$*/bench/bench_*.py; do echo "== $$file"; $(bin)/python $$file; done
 
@@ -122,5 +124,5 @@ clean:
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find shared packages tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help packages test test-shared test-slow demo bench lint format lock lock-check build build-shared install-check \
+.PHONY: help packages test test-shared test-slow demo bench lint format lock lock-check bench-shared build build-shared install-check \
         new-package release ci clean $(foreach verb,test demo bench build isolated,$(packages:%=$(verb)-%))

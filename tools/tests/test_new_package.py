@@ -48,7 +48,7 @@ def test_make_and_matrix_pick_it_up_without_an_edit(checkout, run, packages):
     for verb in ("test", "demo", "bench", "build", "isolated"):
         run("make", "--dry-run", f"{verb}-foo", cwd=checkout)
     found = sorted([*packages, "foo"])
-    listed = run("make", "help", cwd=checkout).stdout.splitlines()[0]
+    listed = run("make", "--no-print-directory", "help", cwd=checkout).stdout.splitlines()[0]
     assert sorted(listed.removeprefix("packages: ").split()) == found
     listed = run("make", "--no-print-directory", "packages", cwd=checkout).stdout
     assert sorted(json.loads(listed)) == found

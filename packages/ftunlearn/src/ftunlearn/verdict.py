@@ -135,7 +135,7 @@ def decide(
 def _sentence(
     label: Label, f: float, g: float | None, d: float | None, lines: Thresholds, *, surrogate: bool
 ) -> str:
-    lost = f"the answers lost {f:.0%} of their probability"
+    lost = f"the answers lost {f:.1%} of their probability"
     evidence = []
     if g is not None:
         evidence.append(
