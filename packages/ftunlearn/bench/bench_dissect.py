@@ -24,7 +24,7 @@ from lipogram.llm.loading import load_model
 
 FLOOR = 3.0
 COMPONENTS = ("coef+attn", "values")
-STRIDE, N_NEW_TOKENS = 3, 20
+STRIDE, N_NEW_TOKENS = 1, 20
 
 
 def published(pair, answered, jobs):

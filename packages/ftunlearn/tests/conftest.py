@@ -116,6 +116,7 @@ def make_findings(n_layers: int = 30, *, reference: bool = True) -> dict[str, An
             "made_up_start": 0.0,
             "gain": 0.71,
         },
+        "attacks": {"logit_lens": {"vanilla": [0.1, 0.5], "unlearned": [0.0, 0.1]}},
         "side_effects": {
             "behaviour": {
                 group: {

@@ -11,10 +11,12 @@ from lipogram.errors import (
     IdenticalModels,
     IncompatiblePair,
     InvalidProbes,
+    InvalidSetting,
     NotFinite,
     NothingMeasurable,
     RunMismatch,
 )
+from lipogram.llm.generation import generate
 from lipogram.llm.tiny import tiny_random
 from lipogram.runs import Run
 
@@ -129,3 +131,25 @@ def test_probes_that_cannot_be_measured_are_named(probes):
 def test_public_names_are_what_they_say():
     for name in fu.__all__:
         assert callable(getattr(fu, name)) or name == "losses", name
+
+
+def test_attacks_are_run_on_request_and_shown(tmp_path):
+    vanilla, other = tiny_random(), tiny_random(seed=1)
+    pair = fu.ModelPair(vanilla.model, other.model, vanilla.tokenizer)
+    (words,) = generate(vanilla.model, vanilla.tokenizer, ["one two"], max_new_tokens=1)
+    asked = fu.ProbeSet(
+        [fu.Probe("a", "one two", words.text), fu.Probe("b", "six", " x", group="unrelated")]
+    )
+    attacks = ("logit_lens", "direction_ablation")
+    config = fu.DissectConfig(
+        components=("coef",), whole=False, relearn=None, side_effects=False, attacks=attacks
+    )
+    content = fu.dissect(pair, asked, config, out=tmp_path).content
+    lens = content["attacks"]["logit_lens"]
+    assert lens["vanilla"][-1] == pytest.approx(content["baseline"]["vanilla"]["probability"])
+    assert len(content["attacks"]["direction_ablation"]["forget"]) == 3
+    page = (tmp_path / "report.html").read_text()
+    assert "Logit lens" in page
+    assert "Direction ablation" in page
+    with pytest.raises(InvalidSetting, match="'lens' is none of logit_lens, direction_ablation"):
+        fu.DissectConfig(attacks=("lens",))

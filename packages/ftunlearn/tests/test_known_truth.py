@@ -10,7 +10,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ftunlearn.dissection import DissectConfig, dissect
+from ftunlearn.dissect_config import DissectConfig
+from ftunlearn.dissection import dissect
 from ftunlearn.pair import ModelPair
 from ftunlearn.probes import Probe, ProbeSet
 from ftunlearn.relearning import RelearnConfig

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ftunlearn import losses as losses
     from ftunlearn.collateral import side_effects as side_effects
-    from ftunlearn.dissection import DissectConfig as DissectConfig
+    from ftunlearn.dissect_config import DissectConfig as DissectConfig
     from ftunlearn.dissection import dissect as dissect
     from ftunlearn.dissection_report import DissectionReport as DissectionReport
     from ftunlearn.membership_inference import membership as membership
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 __version__ = version("lipogram-ftunlearn")
 
 _NAMES = {
-    "ftunlearn.dissection": ("DissectConfig", "dissect"),
+    "ftunlearn.dissect_config": ("DissectConfig",),
+    "ftunlearn.dissection": ("dissect",),
     "ftunlearn.dissection_report": ("DissectionReport",),
     "ftunlearn.membership_inference": ("membership",),
     "ftunlearn.pair": ("ModelPair",),

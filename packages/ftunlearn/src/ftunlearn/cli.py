@@ -150,6 +150,9 @@ def dissect(
     side_effects: Annotated[
         bool | None, typer.Option("--side-effects/--no-side-effects", help="Compare other probes.")
     ] = None,
+    attacks: Annotated[
+        str | None, typer.Option(help="By commas: logit_lens,direction_ablation.")
+    ] = None,
     seed: Seed = None,
     device: Device = None,
     bin_weights: BinWeights = False,
@@ -162,7 +165,7 @@ def dissect(
     print_config: PrintConfig = False,
 ) -> None:
     """Is the knowledge gone or hidden? Curves, reverse patch, relearning attack, verdict."""
-    from ftunlearn.dissection import DissectConfig
+    from ftunlearn.dissect_config import DissectConfig
     from ftunlearn.dissection import dissect as run_dissection
     from lipogram.options import configured
 
@@ -172,6 +175,7 @@ def dissect(
         "stride": stride,
         "protocol": protocol,
         "side_effects": side_effects,
+        "attacks": None if attacks is None else [a for a in attacks.split(",") if a],
         "seed": seed,
     }
     settings = merged(config, given)

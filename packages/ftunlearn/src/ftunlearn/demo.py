@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ftunlearn.dissection import DissectConfig, dissect
+from ftunlearn.dissect_config import DissectConfig
+from ftunlearn.dissection import dissect
 from ftunlearn.facts import builtin
 from ftunlearn.pair import ModelPair
 from ftunlearn.relearning import RelearnConfig

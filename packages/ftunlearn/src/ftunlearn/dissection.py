@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ftunlearn.answers import Answered, answer, baselines, batched, excluded
+from ftunlearn.attacks import direction_ablation, logit_lens
 from ftunlearn.collateral import side_effects
-from ftunlearn.components import COMPONENTS, SWEPT, Component, swept
+from ftunlearn.components import COMPONENTS, Component, swept
+from ftunlearn.dissect_config import DissectConfig
 from ftunlearn.dissection_report import DissectionReport
 from ftunlearn.findings import findings, score_rows
 from ftunlearn.pair import ModelPair
 from ftunlearn.probes import Probe, ProbeSet
-from ftunlearn.relearning import RelearnConfig, Relearned, control_facts, relearn_attack
+from ftunlearn.relearning import Relearned, control_facts, relearn_attack
 from ftunlearn.reverse import Reverse, reverse
 from ftunlearn.sweep import Job, Sweep, plan, sweep
-from lipogram.errors import CorruptState, InvalidSetting
+from lipogram.errors import CorruptState
 from lipogram.llm.generation import generate
 from lipogram.progress import bar
 from lipogram.runs import Run
@@ -47,58 +49,6 @@ WHOLE = (
 ALL_BUT = ("values", "keys", "attn")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DissectConfig:
-    """What a dissection measures.
-
-    Attributes:
-        components: swept over the layers, of :data:`ftunlearn.components.COMPONENTS`.
-        window: blocks replaced together (5 in arXiv 2410.06606).
-        stride: every which block is a window's centre.
-        whole: also replace each component in all layers at once.
-        positions: tokens whose activations are replaced: all, prompt or answer.
-        protocol: of the headline: "aligned" scores the rows that predict the answer; "paper" the
-            last rows, as the paper's notebooks do. Both are stored.
-        n_new_tokens: scored tokens a probe, at most (30 in the paper).
-        reverse: run the reverse patch.
-        relearn: how to attack; None leaves the attack out.
-        side_effects: compare the models on all groups of probes.
-        max_tokens: padded tokens of a batch; halved when memory runs out.
-        seed: of folds, controls and bootstraps.
-
-    Raises:
-        InvalidSetting: a setting outside its values.
-    """
-
-    components: tuple[str, ...] = SWEPT
-    window: int = 5
-    stride: int = 1
-    whole: bool = True
-    positions: Literal["all", "prompt", "answer"] = "all"
-    protocol: Literal["aligned", "paper"] = "aligned"
-    n_new_tokens: int = 30
-    reverse: bool = True
-    relearn: RelearnConfig | None = field(default_factory=RelearnConfig)
-    side_effects: bool = True
-    max_tokens: int = 1024
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "components", tuple(self.components))
-        swept(self.components)
-        for name in ("window", "stride", "n_new_tokens", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise InvalidSetting(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name, allowed in (
-            ("positions", ("all", "prompt", "answer")),
-            ("protocol", ("aligned", "paper")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise InvalidSetting(
-                    f"{name} {getattr(self, name)!r} is none of {', '.join(allowed)}"
-                )
-
-
 @dataclass(frozen=True)
 class Measured:
     """All that a dissection measured, before it is put into words.
@@ -117,6 +67,7 @@ class Measured:
         reverse_unrelated: the same of unrelated probes, or None.
         relearned: of the attack, or None.
         side_effects: of :func:`ftunlearn.collateral.side_effects`, or None.
+        attacks: what each attack found, by name.
         skipped: tests that did not run, and why.
     """
 
@@ -132,6 +83,7 @@ class Measured:
     reverse_unrelated: Reverse | None
     relearned: Relearned | None
     side_effects: dict[str, Any] | None
+    attacks: dict[str, Any]
     skipped: dict[str, str]
 
 
@@ -209,6 +161,7 @@ def _measure(pair: ModelPair, probes: ProbeSet, config: DissectConfig, run: Run 
     reversed_, unrelated = _reversed(pair, probes, answered, config, skipped)
     relearned = _attacked(pair, probes, answered, config, skipped)
     compared = _compared(pair, probes, config, skipped)
+    tried = _tried(pair, probes, answered, config, skipped)
     return Measured(
         config=config,
         n_layers=pair.n_layers,
@@ -222,6 +175,7 @@ def _measure(pair: ModelPair, probes: ProbeSet, config: DissectConfig, run: Run 
         reverse_unrelated=unrelated,
         relearned=relearned,
         side_effects=compared,
+        attacks=tried,
         skipped=skipped,
     )
 
@@ -377,6 +331,31 @@ def _compared(
         skipped["side effects"] = "they were not asked for"
         return None
     return side_effects(pair, probes, seed=config.seed)
+
+
+def _tried(
+    pair: ModelPair,
+    probes: ProbeSet,
+    answered: list[Answered],
+    config: DissectConfig,
+    skipped: dict[str, str],
+) -> dict[str, Any]:
+    """Means over probes of what the cheap attacks bring back."""
+    facts = [item.probe for item in answered if item.excluded is None and item.probe.answer]
+    others = control_facts(probes)
+    found: dict[str, Any] = {}
+    for name in config.attacks:
+        if not facts or (name == "direction_ablation" and not others):
+            skipped[name] = "it needs forget probes, and to ablate others too, with answers"
+        elif name == "logit_lens":
+            with pair.as_vanilla() as model:
+                before = logit_lens(model, pair.tokenizer, facts)
+            after = logit_lens(pair.unlearned, pair.tokenizer, facts)
+            found[name] = {"vanilla": before.mean(1), "unlearned": after.mean(1)}
+        else:
+            ablated = direction_ablation(pair.unlearned, pair.tokenizer, facts, others)
+            found[name] = {"forget": ablated.forget.mean(1), "others": ablated.others.mean(1)}
+    return found
 
 
 def _check_untouched(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]]) -> None:

@@ -64,6 +64,7 @@ def findings(
         "reverse": _reverse(measured.reverse, measured.reverse_unrelated),
         "relearn": _relearn(measured.relearned),
         "side_effects": measured.side_effects,
+        "attacks": measured.attacks,
         "verdict": verdict,
         "skipped": skipped,
     }

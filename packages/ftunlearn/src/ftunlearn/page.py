@@ -83,6 +83,7 @@ def render(report: DissectionReport, figures: Mapping[str, Path]) -> bytes:
         *_calibration(found, figures),
         *_tables(found["side_effects"], "Side effects"),
         *_tables(found.get("membership"), "Membership inference"),
+        *_attacks(found["attacks"]),
         *_paper(found, figures),
         *_probes(report),
         *_models(found),
@@ -245,6 +246,24 @@ def _relearn(found: Mapping[str, Any], figures: Mapping[str, Path]) -> list[Sect
     caption = "Mean answer probability by training steps."
     heading = "Relearning attack"
     return [Section(heading=heading, text=text, figure=figures["relearn"], caption=caption)]
+
+
+def _attacks(found: Mapping[str, Mapping[str, list[float]]]) -> list[Section]:
+    """A row a layer: what the residual stream says there, or what ablating its direction brings."""
+    explained = {
+        "logit_lens": "The answers' probability read from the residual stream after each block.",
+        "direction_ablation": "The unlearned model with the direction that tells forgotten prompts "
+        "from others, taken after each block, projected out everywhere.",
+    }
+    sections = []
+    for name, columns in found.items():
+        rows: list[list[Cell]] = [
+            [layer, *values] for layer, values in enumerate(zip(*columns.values(), strict=True))
+        ]
+        table = Table(columns=["layer", *columns], rows=rows, caption="Mean answer probability.")
+        heading = name.replace("_", " ").capitalize()
+        sections.append(Section(heading=heading, text=explained[name], table=table))
+    return sections
 
 
 def _calibration(found: Mapping[str, Any], figures: Mapping[str, Path]) -> list[Section]:

@@ -146,6 +146,7 @@ REPORT = record(
         )
     ),
     side_effects=optional(mapping(anything)),
+    attacks=mapping(mapping(items(number))),
     verdict=record(
         label=one_of("not_forgotten", "suppressed", "no_trace_found", "inconclusive"),
         numbers=mapping(_INTERVAL),
