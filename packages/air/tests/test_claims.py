@@ -5,10 +5,10 @@ import pytest
 from numpy.typing import NDArray
 
 from air import AIRClassifier
-from air.sources import features_of
 from lipogram.analytic.datasets import digits
 from lipogram.analytic.metrics import accuracy, balanced_accuracy
 from lipogram.analytic.scenarios import class_incremental, long_tailed_counts
+from lipogram.analytic.sources import features_of
 from lipogram.assets import find
 
 SEEDS = range(10)

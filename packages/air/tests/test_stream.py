@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from air.stream import Features, evaluate_stream
+from air.stream import evaluate_stream
 from lipogram.analytic.scenarios import Task, class_incremental, si_blurry
+from lipogram.analytic.sources import Features
 
 LABELS = np.repeat(np.arange(6), 50)
 ROWS = np.arange(300, dtype=float)[:, None]

@@ -86,9 +86,9 @@ def extract(
     data: Annotated[Path | None, typer.Option(help="Folder of a named set.")] = None,
 ) -> None:
     """Turn images into features, once; started again after a kill, it goes on."""
-    from air.extraction import images_of
     from lipogram.analytic import extract as extract_features
     from lipogram.analytic import load_backbone
+    from lipogram.analytic.image_features import images_of
 
     name = f"folder:{images}" if Path(images).is_dir() else images
     collection = images_of(name, choice("part", part, ("train", "test", "all")), data)
@@ -220,7 +220,7 @@ def fit(
 ) -> None:
     """Learn a head from features and labels."""
     from air.classifier import AIRClassifier
-    from air.sources import check_space, read_rows
+    from lipogram.analytic.sources import check_space, read_rows
     from lipogram.errors import InvalidLabels
 
     rows, labels, space = read_rows(data)
@@ -260,8 +260,8 @@ def predict(
     import csv
     import io
 
-    from air.sources import check_space, read_rows
     from lipogram.analytic.metrics import accuracy, balanced_accuracy
+    from lipogram.analytic.sources import check_space, read_rows
     from lipogram.files import write_atomically
 
     model = _load(head)
@@ -314,7 +314,7 @@ def forget(
     ] = None,
 ) -> None:
     """Unlearn rows or whole classes exactly."""
-    from air.sources import check_space, read_rows
+    from lipogram.analytic.sources import check_space, read_rows
     from lipogram.errors import InvalidLabels, InvalidSetting
 
     if data is None and not drop:

@@ -56,7 +56,7 @@ def run_demo(
 
     Args:
         folder: for two runs, ``lt-cil`` and ``gcil``.
-        dataset: see :data:`air.sources.NAMES`.
+        dataset: see :data:`lipogram.analytic.sources.NAMES`.
         progress: told what is being worked on.
 
     Raises:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from air.baselines import BASELINES, learner
-from air.sources import features_of
-from air.stream import Evaluation, Features, evaluate_stream
+from air.stream import Evaluation, evaluate_stream
 from lipogram.analytic.metrics import a_auc, a_avg, a_last, forgetting
 from lipogram.analytic.scenarios import Task, class_incremental, long_tailed, si_blurry
+from lipogram.analytic.sources import Features, features_of
 from lipogram.errors import InvalidSetting
 from lipogram.runs import Run
 
@@ -29,7 +29,7 @@ class Experiment:
     Attributes:
         scenario: ``cil`` (new classes task by task), ``lt-cil`` (the same, long-tailed by ``rho``),
             or ``gcil`` (Si-Blurry: some classes recur).
-        dataset: see :data:`air.sources.NAMES`.
+        dataset: see :data:`lipogram.analytic.sources.NAMES`.
         rho: largest class over smallest for ``lt-cil``; None keeps the sizes that the data have.
         orders: class orders for ``cil`` and ``lt-cil``.
         tasks: number of tasks. ``base``: classes of the first task, 0 for as many as the others.

@@ -14,26 +14,7 @@ from air.baselines import StreamLearner
 from lipogram.analytic.labels import Label
 from lipogram.analytic.metrics import accuracy, balanced_accuracy, per_class_accuracy
 from lipogram.analytic.scenarios import Task, exposed
-
-
-@dataclass(frozen=True)
-class Features:
-    """A labelled feature set cut in two.
-
-    Attributes:
-        train, test: (n, d) float arrays. ``train_labels``, ``test_labels``: (n,) positions in
-            ``class_names``.
-        class_names: (k,) names.
-        name: what tables call it. ``space``: identity of the features (a backbone's fingerprint).
-    """
-
-    train: NDArray[Any]
-    train_labels: NDArray[np.int64]
-    test: NDArray[Any]
-    test_labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    name: str
-    space: str = ""
+from lipogram.analytic.sources import Features
 
 
 @dataclass(frozen=True)

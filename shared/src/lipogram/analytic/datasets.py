@@ -53,15 +53,18 @@ def digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return bunch.data / 16.0, bunch.target.astype(np.int64)
 
 
-def fashion_mnist(split: Split = "train", folder: Path | str | None = None) -> ArrayImages:
+def fashion_mnist(
+    split: Split = "train", folder: Path | str | None = None, *, per_class: int | None = None
+) -> ArrayImages:
     """Fashion-MNIST (arXiv:1708.07747): 60,000 training or 10,000 test images of 28 x 28 pixels.
 
     Args:
         split: "train" or "test".
         folder: holds the four .gz files; None takes the asset, fetched where needed.
+        per_class: the first so many images of each class; None takes all.
 
     Raises:
-        InvalidSetting: another split.
+        InvalidSetting: another split, or fewer than one image a class.
         MissingAsset: a file is not there, or the asset cannot be had.
         CorruptState: a file is damaged.
     """
@@ -74,7 +77,14 @@ def fashion_mnist(split: Split = "train", folder: Path | str | None = None) -> A
         folder = assets.get("fashion-mnist")
     pixels = _idx(Path(folder) / f"{prefix}-images-idx3-ubyte.gz", 3)
     labels = _idx(Path(folder) / f"{prefix}-labels-idx1-ubyte.gz", 1)
-    return ArrayImages(f"fashion-mnist/{split}", pixels, labels, _FASHION_CLASSES)
+    name = f"fashion-mnist/{split}"
+    if per_class is not None:
+        if per_class < 1:
+            raise InvalidSetting(f"per_class is {per_class}, it must be at least 1")
+        firsts = [np.flatnonzero(labels == label)[:per_class] for label in range(10)]
+        kept = np.sort(np.concatenate(firsts))
+        name, pixels, labels = f"{name}/{per_class} a class", pixels[kept], labels[kept]
+    return ArrayImages(name, pixels, labels, _FASHION_CLASSES)
 
 
 def openclipart(

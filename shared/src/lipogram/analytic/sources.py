@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import csv
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from air.stream import Features
 from lipogram.analytic.datasets import digits
 from lipogram.analytic.features import FeatureStore
 from lipogram.errors import IncompatibleFeatures, InvalidFeatures, InvalidLabels, InvalidSetting
 
 IMAGE_SETS = ("openclipart", "fashion-mnist", "cifar10", "cifar100", "tinyimagenet", "imagenet-r")
 NAMES = ("digits", "synthetic", *IMAGE_SETS, "folder:PATH", "store:PATH")
+
+
+@dataclass(frozen=True)
+class Features:
+    """A labelled feature set cut in two.
+
+    Attributes:
+        train, test: (n, d) float arrays. ``train_labels``, ``test_labels``: (n,) positions in
+            ``class_names``.
+        class_names: (k,) names.
+        name: what tables call it. ``space``: identity of the features (a backbone's fingerprint).
+    """
+
+    train: NDArray[Any]
+    train_labels: NDArray[np.int64]
+    test: NDArray[Any]
+    test_labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    name: str
+    space: str = ""
 
 
 def features_of(
@@ -27,13 +47,14 @@ def features_of(
     data: Path | None = None,
     seed: int = 0,
     test_share: float = 0.25,
+    per_class: tuple[int, int] | None = None,
     progress: bool = True,
 ) -> Features:
     """A data set as features, split into train and test.
 
     ``digits`` are the raw pixels of scikit-learn's digits; ``synthetic`` is a Gaussian mixture;
-    image sets go through the backbone once and are kept in the cache; ``store:PATH`` is a folder
-    that ``air extract`` wrote. Sets without a test part of their own are split per class by
+    image sets go through the backbone once and are kept in the cache; ``store:PATH`` is a
+    folder of features. Sets without a test part of their own are split per class by
     ``seed``.
 
     Args:
@@ -43,6 +64,7 @@ def features_of(
         data: folder of a set that is not fetched (cifar, tinyimagenet, imagenet-r).
         seed: seed of the split.
         test_share: share of each class that is tested on, where there is no test part.
+        per_class: of fashion-mnist, so many training and test images of each class; None takes all.
         progress: show progress while features are extracted.
 
     Raises:
@@ -60,14 +82,23 @@ def features_of(
     if name.startswith("store:"):
         store = FeatureStore.open(Path(name.removeprefix("store:")))
         return _of_store(store, name, seed, test_share)
-    from air.extraction import stored  # decoding and backbones, only where they are needed
+    # Decoding and backbones, only where they are needed.
+    from lipogram.analytic.image_features import Part, stored
 
     if name == "fashion-mnist":
+        cut = per_class or (None, None)
+        parts: tuple[Part, Part] = ("train", "test")
         train, test = (
             stored(
-                name, part, backbone=backbone, image_size=image_size, data=data, progress=progress
+                name,
+                part,
+                backbone=backbone,
+                image_size=image_size,
+                data=data,
+                per_class=n,
+                progress=progress,
             )
-            for part in ("train", "test")
+            for part, n in zip(parts, cut, strict=True)
         )
         return Features(
             train.features(),
@@ -126,7 +157,9 @@ def read_rows(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
             ) from None
     if path.suffix == ".csv":
         return _read_csv(path)
-    raise InvalidFeatures(f"{path}: features come as a folder of air extract, an .npz or a .csv")
+    raise InvalidFeatures(
+        f"{path}: features come as a folder of extracted features, an .npz or a .csv"
+    )
 
 
 def check_space(head: str, rows: str, path: Path) -> None:

@@ -16,8 +16,16 @@ from lipogram.errors import InvalidSetting
 Part = Literal["train", "test", "all"]
 
 
-def images_of(name: str, part: Part = "all", data: Path | None = None) -> Images:
-    """The images of a set by name; see :data:`air.sources.NAMES`.
+def images_of(
+    name: str, part: Part = "all", data: Path | None = None, per_class: int | None = None
+) -> Images:
+    """The images of a set by name; see :data:`lipogram.analytic.sources.NAMES`.
+
+    Args:
+        name: one of the image sets.
+        part: of a set that is published in parts.
+        data: folder of a set that is not fetched.
+        per_class: of fashion-mnist, the first so many of each class.
 
     Raises:
         InvalidSetting: a set that needs ``data`` and got none.
@@ -26,7 +34,9 @@ def images_of(name: str, part: Part = "all", data: Path | None = None) -> Images
     if name == "openclipart":
         return datasets.openclipart(folder=data)
     if name == "fashion-mnist":
-        return datasets.fashion_mnist("train" if part == "all" else part, folder=data)
+        return datasets.fashion_mnist(
+            "train" if part == "all" else part, folder=data, per_class=per_class
+        )
     if name.startswith("folder:"):
         return datasets.folder(Path(name.removeprefix("folder:")))
     if data is None:
@@ -43,6 +53,7 @@ def stored(
     backbone: str,
     image_size: int,
     data: Path | None,
+    per_class: int | None = None,
     progress: bool = True,
 ) -> FeatureStore:
     """Features of a set, extracted now or found in the cache.
@@ -50,10 +61,12 @@ def stored(
     Raises:
         IncompatibleFeatures: a cached folder that another backbone or image set made.
     """
-    images = images_of(name, part, data)
+    images = images_of(name, part, data, per_class)
     model = load_backbone(backbone, image_size=image_size)
     where = "" if data is None else str(data.resolve())
-    key = hashlib.sha256(f"{name} {part} {where} {model.fingerprint}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        f"{name} {part} {where} {per_class or ''} {model.fingerprint}".encode()
+    ).hexdigest()[:16]
     plain_name = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
     folder = cache_folder() / "features" / f"{plain_name}-{part}-{key}"
     return extract(model, images, folder, progress=progress)

@@ -1,0 +1,354 @@
+"""The server's side: a sum of clients' statistics, its ledger, and the head solved from it.
+
+``W = (Σ_k G_k + γI)⁻¹ Σ_k Q_k`` is the ridge regression on everybody's rows, whatever the split
+(He et al., AFL, CVPR 2025, whose aggregation law is this weighted mean in another form). The sum is
+kept as integers: it does not depend on the order of clients, and one that leaves is gone exactly.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from afl.client_stats import ROUNDING, ClientStats, check_per_class
+from afl.errors import ReplayedUpload, RevealsOneClient, TooFewClients
+from afl.exact_total import ExactTotal
+from afl.head import LinearHead, intercept_of, solve_system
+from afl.ledger import Entry, Ledger
+from lipogram.analytic.blas import matmul
+from lipogram.analytic.labels import Label
+from lipogram.analytic.selection import gamma_grid, gcv_scores
+from lipogram.analytic.settings import positive, whole
+from lipogram.analytic.solve import RidgeSystem, eigen_path
+from lipogram.errors import (
+    IllConditioned,
+    InvalidSetting,
+    NotSeen,
+)
+
+MINIMUM_ROWS = 20
+MINIMUM_COHORT = 3
+
+
+class Federation:
+    """The exact sum of what clients sent, and who is in it.
+
+    Args:
+        minimum_rows: a client with fewer rows (but some) is refused, because few rows can be read
+            out of their second moment; randomised statistics are exempt. 1 for simulations.
+        minimum_clients: no head is solved for fewer clients.
+        minimum_cohort: members that a masked cohort must have, and by which any two released totals
+            must differ once there is one.
+
+    Attributes:
+        ledger: every change of the sum, in order.
+    """
+
+    def __init__(
+        self,
+        *,
+        minimum_rows: int = MINIMUM_ROWS,
+        minimum_clients: int = 1,
+        minimum_cohort: int = MINIMUM_COHORT,
+    ) -> None:
+        self.minimum_rows = whole("minimum_rows", minimum_rows)
+        self.minimum_clients = whole("minimum_clients", minimum_clients)
+        self.minimum_cohort = whole("minimum_cohort", minimum_cohort)
+        self.ledger = Ledger()
+        self._total: ExactTotal | None = None
+        self._released: frozenset[str] | None = None
+        self._rounding = "float64"
+
+    # ------------------------------------------------------------------ who is in it
+
+    @property
+    def clients(self) -> list[str]:
+        """Clients in the sum, cohorts by their members, in order of arrival."""
+        held = self.ledger.present.values()
+        return list(dict.fromkeys(n for e in held for n in (e.members or (e.client,))))
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in the sum."""
+        return 0 if self._total is None else self._total.n_rows
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the exact sum: equal for equal sums, however they came about."""
+        return "" if self._total is None else self._total.digest
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the sum."""
+        return 0 if self._total is None else self._total.nbytes
+
+    # ------------------------------------------------------------------ join and leave
+
+    def add(
+        self, client: str, stats: ClientStats, *, round: int = 0, members: Sequence[str] = ()
+    ) -> Entry:
+        """Let a client join, late or not; a client may send further rows under a higher round.
+
+        Args:
+            client: its name; of a masked cohort, the cohort's.
+            stats: its statistics, :meth:`ClientStats.verify`-ed where they came from outside.
+            round: its number for them.
+            members: of a masked cohort, whose sum ``stats`` is.
+
+        Raises:
+            IncompatibleFeatures: another backbone, width, clip or layout than the federation's.
+            ReplayedUpload: these statistics, or this round of the client, were here before.
+            TooFewClients: fewer rows than ``minimum_rows``, or a cohort below ``minimum_cohort``.
+            InvalidLabels: classes of another kind.
+        """
+        whole("round", round, least=0)
+        digest = stats.digest
+        self._admit(client, stats, digest, round, members)
+        if self._total is not None:
+            self._total.like.check_same_features(stats, f"client {client!r}")
+        total = self._total or ExactTotal(stats)
+        total.add(stats)
+        self._total = total
+        if ROUNDING[stats.rounding] > ROUNDING[self._rounding]:
+            self._rounding = stats.rounding
+        return self._enter("add", client, stats, digest, round, tuple(members))
+
+    def remove(self, client: str, stats: ClientStats, *, round: int | None = None) -> Entry:
+        """Let a client leave: afterwards the sum is that of never having had it.
+
+        Args:
+            client: its name.
+            stats: the statistics that it had sent; the federation does not keep them.
+            round: which of its contributions, where there are several.
+
+        Raises:
+            NotSeen: the client is not in the sum, or sent something else.
+            RevealsOneClient: it is part of a masked cohort, and the difference would show it.
+        """
+        digest = stats.digest
+        for (name, number), entry in list(self.ledger.present.items()):
+            if client in entry.members:
+                raise RevealsOneClient(
+                    f"client {client!r} is in the masked cohort {entry.client!r}: taking out one "
+                    "client would show its statistics; let it send their negative under the mask "
+                    "of another cohort, or remove the whole cohort"
+                )
+            if name == client and round in (None, number) and entry.digest == digest:
+                assert self._total is not None
+                self._total.subtract(stats)
+                return self._enter("remove", client, stats, digest, number, entry.members)
+        raise NotSeen(
+            f"client {client!r} is not in the sum with these statistics: it needs the very ones "
+            "that were added"
+        )
+
+    # ------------------------------------------------------------------ what comes of it
+
+    def total(self) -> ClientStats:
+        """The sum as statistics.
+
+        Raises:
+            TooFewClients: fewer than ``minimum_clients``, or none.
+            RevealsOneClient: with masked cohorts, a total that differs from the one released before
+                by fewer than ``minimum_cohort`` clients.
+        """
+        members = frozenset(self.clients)
+        if self._total is None or len(members) < self.minimum_clients:
+            raise TooFewClients(
+                f"{len(members)} clients are in the sum, {self.minimum_clients} are needed"
+            )
+        masked = any(entry.members for entry in self.ledger.entries)
+        if masked and self._released is not None:
+            between = len(members ^ self._released)
+            if 0 < between < self.minimum_cohort:
+                raise RevealsOneClient(
+                    f"this total differs from the last one by {between} clients; "
+                    f"wait until it is {self.minimum_cohort}"
+                )
+        self._released = members
+        return self._total.stats()
+
+    def solve(
+        self,
+        gamma: float | str = 1.0,
+        *,
+        fit_intercept: bool = False,
+        class_weight: str | Mapping[Label, float] | None = None,
+    ) -> LinearHead:
+        """The head of ridge regression on all rows.
+
+        Args:
+            gamma: ridge γ ≥ 0, in units of the summed squared features; 0 gives the least-norm
+                solution; ``"gcv"`` chooses it by generalised cross-validation from the sums.
+            fit_intercept: also fit b, unpenalised.
+            class_weight: weight of a row of each class, or ``"balanced"`` for
+                ``π_y = n / (k N_y)``; needs statistics with one second moment a class.
+
+        Raises:
+            TooFewClients, RevealsOneClient: see :meth:`total`.
+            InvalidSetting: see there.
+        """
+        total, system = self._system(class_weight)
+        ridge = gamma if not isinstance(gamma, str) else self._gcv(gamma, system, fit_intercept)
+        weight, intercept, rank, condition = solve_system(
+            system, ridge, fit_intercept=fit_intercept
+        )
+        return self._head(total, weight, intercept, float(ridge), rank, condition)
+
+    def path(
+        self,
+        gammas: Sequence[float],
+        *,
+        fit_intercept: bool = False,
+        class_weight: str | Mapping[Label, float] | None = None,
+    ) -> list[LinearHead]:
+        """One head for each γ > 0, from one eigendecomposition of the sum.
+
+        Raises:
+            InvalidSetting: a γ that is not finite and positive.
+        """
+        for gamma in gammas:
+            positive("gamma", gamma)
+        total, system = self._system(class_weight)
+        values, vectors, projected = eigen_path(system, fit_intercept=fit_intercept)
+        heads = []
+        for gamma in gammas:
+            weight = matmul(vectors, projected / (values + gamma)[:, None])
+            condition = float((values[-1] + gamma) / (values[0] + gamma))
+            intercept = intercept_of(system, weight, fit_intercept)
+            heads.append(self._head(total, weight, intercept, float(gamma), len(values), condition))
+        return heads
+
+    # ------------------------------------------------------------------ keeping
+
+    def save(self, path: str | Path) -> Path:
+        """Write the exact sum and the ledger to one safetensors file, atomically.
+
+        Raises:
+            TooFewClients: nothing is in the sum yet.
+        """
+        from afl.federation_state import write_federation
+
+        return write_federation(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Federation:
+        """The federation that :meth:`save` wrote; its sum is checked against its ledger.
+
+        Raises:
+            FileNotFoundError: no such file.
+            CorruptState: a damaged file, or a sum or ledger that was changed.
+        """
+        from afl.federation_state import read_federation
+
+        return read_federation(path)
+
+    # ------------------------------------------------------------------ inside
+
+    def _admit(
+        self, client: str, stats: ClientStats, digest: str, number: int, members: Sequence[str]
+    ) -> None:
+        present = self.ledger.present
+        last = self.ledger.last_round(client)
+        if last is not None and number <= last:
+            raise ReplayedUpload(
+                f"client {client!r} has used round {last}: round {number} is over; send further "
+                "rows, or come back after leaving, under a higher one"
+            )
+        if stats.n_rows and any(entry.digest == digest for entry in present.values()):
+            raise ReplayedUpload(f"the statistics of client {client!r} are in the sum already")
+        everyone = {name for entry in present.values() for name in entry.members}
+        if again := sorted(everyone & {client, *members}):
+            raise ReplayedUpload(f"client {again[0]!r} is in a masked cohort of this sum already")
+        if members:
+            if len(set(members)) < self.minimum_cohort:
+                raise TooFewClients(
+                    f"cohort {client!r} has {len(set(members))} members, at least "
+                    f"{self.minimum_cohort} are needed to hide one among the others"
+                )
+        elif stats.noise is None and 0 < stats.n_rows < self.minimum_rows:
+            raise TooFewClients(
+                f"client {client!r} has {stats.n_rows} rows, at least {self.minimum_rows} are "
+                "asked for, because few rows can be read out of their sums: collect more, add "
+                "noise, or send under a mask"
+            )
+
+    def _enter(
+        self,
+        action: Any,
+        client: str,
+        stats: ClientStats,
+        digest: str,
+        number: int,
+        members: tuple[str, ...],
+    ) -> Entry:
+        return self.ledger.append(
+            action=action,
+            client=client,
+            round=number,
+            rows=stats.n_rows,
+            digest=digest,
+            members=members,
+            total=self.digest,
+        )
+
+    def _system(
+        self, class_weight: str | Mapping[Label, float] | None
+    ) -> tuple[ClientStats, RidgeSystem]:
+        total = self.total()
+        check_per_class(total, class_weight is not None)
+        if class_weight is None:
+            return total, total.reweight()
+        counts = total.counts
+        if class_weight == "balanced":
+            seen = max(int((counts > 0).sum()), 1)
+            weights = np.where(counts > 0, counts.sum() / (seen * np.maximum(counts, 1)), 0.0)
+        elif isinstance(class_weight, Mapping):
+            missing = [label for label in total.classes if label not in class_weight]
+            if missing:
+                raise InvalidSetting(f"there is no weight for class {missing[0]!r}")
+            weights = np.array([class_weight[label] for label in total.classes], dtype=float)
+        else:
+            raise InvalidSetting(
+                f'class_weight is {class_weight!r}, it must be "balanced" or a weight a class'
+            )
+        return total, total.reweight(weights)
+
+    def _gcv(self, name: str, system: RidgeSystem, fit_intercept: bool) -> float:
+        if name != "gcv":
+            raise InvalidSetting(f'gamma is {name!r}, it must be a number or "gcv"')
+        grid = gamma_grid(system)
+        return float(grid[int(np.argmin(gcv_scores(system, grid, fit_intercept=fit_intercept)))])
+
+    def _head(
+        self,
+        total: ClientStats,
+        weight: torch.Tensor,
+        intercept: torch.Tensor,
+        gamma: float,
+        rank: int,
+        condition: float,
+    ) -> LinearHead:
+        lost = condition * ROUNDING[self._rounding]
+        if lost > 0.1:
+            warnings.warn(
+                f"condition number {condition:.1e} with {self._rounding} uploads: the head may "
+                "have no correct digit; raise gamma or ask for uploads in float64",
+                IllConditioned,
+                stacklevel=3,
+            )
+        return LinearHead(
+            weight,
+            intercept,
+            tuple(total.classes),
+            gamma,
+            rank,
+            condition,
+            total.space,
+            total.feature_map,
+        )

@@ -1,0 +1,141 @@
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from afl import wire
+from afl.client_stats import ClientStats
+from afl.federation import Federation
+from afl.head import LinearHead
+from lipogram.analytic.datasets import digits
+
+COMMAND = Path(sysconfig.get_path("scripts")) / "afl"
+
+
+def afl(*arguments):
+    return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def silos(tmp_path_factory):
+    """Three silos with a few classes each, and the rest of digits to test on."""
+    folder = tmp_path_factory.mktemp("silos")
+    X, y = digits()
+    for name, rows in (
+        ("north", np.flatnonzero(y[:1200] < 4)),
+        ("south", np.flatnonzero((y[:1200] >= 4) & (y[:1200] < 8))),
+        ("west", np.flatnonzero(y[:1200] >= 8)),
+    ):
+        np.savez(folder / f"{name}.npz", X=X[rows], y=y[rows])
+    np.savez(folder / "test.npz", X=X[1200:], y=y[1200:])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(silos):
+    """A sum, the statistics behind it, and those of a client with one row."""
+    wire.save(ClientStats.compute(np.ones((1, 4)), [0]), silos / "one.st", client="one")
+    held = np.load(silos / "north.npz")
+    stats = ClientStats.compute(held["X"], held["y"])
+    wire.save(stats, silos / "c.st", client="c")
+    federation = Federation()
+    federation.add("c", stats)
+    federation.save(silos / "sum.st")
+    return {
+        "SUM": silos / "sum.st",
+        "STATS": silos / "c.st",
+        "ONE": silos / "one.st",
+        "DATA": silos / "test.npz",
+    }
+
+
+def test_version_is_the_distributions():
+    result = afl("--version")
+    assert result.returncode == 0
+    assert result.stdout.strip() == f"afl {importlib.metadata.version('lipogram-afl')}"
+
+
+def test_command_line_loads_nothing_heavy():
+    code = "import sys, afl.cli; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not {"numpy", "torch", "flwr", "sklearn"} & set(result.stdout.split())
+    assert "afl.cli" in result.stdout
+
+
+def test_silos_exchange_files(silos, tmp_path):
+    """The whole round by files gives, to the last bit, what the library gives."""
+    names = ["north", "south", "west"]
+    for name in names:
+        done = afl("stats", silos / f"{name}.npz", "-o", tmp_path / f"{name}.st")
+        assert done.returncode == 0, done.stderr
+    files = [tmp_path / f"{name}.st" for name in names]
+    done = afl("merge", *files, "-o", tmp_path / "sum.st")
+    assert done.returncode == 0, done.stderr
+    assert afl("solve", tmp_path / "sum.st", "-o", tmp_path / "head.st").returncode == 0
+    library = Federation()
+    for name in names:
+        held = np.load(silos / f"{name}.npz")
+        library.add(name, ClientStats.compute(held["X"], held["y"]))
+    head = LinearHead.load(tmp_path / "head.st")
+    assert np.array_equal(head.weight, library.solve(1.0).weight)
+    done = afl("eval", tmp_path / "head.st", silos / "test.npz")
+    accuracy = float(re.search(r"accuracy (\S+)", done.stdout)[1])
+    assert accuracy > 0.85
+
+    left = afl("unlearn", tmp_path / "sum.st", tmp_path / "south.st", "-o", tmp_path / "left.st")
+    assert left.returncode == 0, left.stderr
+    others = afl("merge", files[0], files[2], "-o", tmp_path / "others.st")
+    total = re.search(r"total ([0-9a-f]{64})", left.stdout)[1]
+    assert f"total {total}" in others.stdout
+
+    entries = json.loads(afl("ledger", tmp_path / "left.st", "--json").stdout)
+    assert [e["action"] for e in entries] == ["add", "add", "add", "remove"]
+    assert "south" in afl("ledger", tmp_path / "left.st").stdout
+    back = afl("merge", tmp_path / "south.st", "--into", tmp_path / "left.st", "-o", tmp_path / "x")
+    assert back.returncode == 1
+    assert "round 0 is over" in back.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_bad_file_leaves_the_sum_as_it_was(silos, tmp_path):
+    afl("stats", silos / "north.npz", "-o", tmp_path / "north.st")
+    afl("stats", silos / "west.npz", "-o", tmp_path / "west.st")
+    afl("merge", tmp_path / "north.st", "-o", tmp_path / "sum.st")
+    before = (tmp_path / "sum.st").read_bytes()
+    (tmp_path / "bad.st").write_bytes((tmp_path / "west.st").read_bytes()[:-9])
+    for files in (["west.st", "bad.st"], ["north.st"], ["none.st"]):
+        paths = [tmp_path / name for name in files]
+        done = afl("merge", *paths, "--into", tmp_path / "sum.st", "-o", tmp_path / "sum.st")
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert len(done.stderr.splitlines()) == 1
+        assert (tmp_path / "sum.st").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["solve", "SUM", "-o", "OUT", "--gamma", "-1"], 2, "gamma"),
+        (["solve", "SUM", "-o", "OUT", "--gamma", "much"], 2, "much"),
+        (["solve", "SUM", "-o", "OUT", "--class-weight", "balanced"], 2, "per_class"),
+        (["solve", "STATS", "-o", "OUT"], 1, "no Lipogram state"),
+        (["eval", "SUM", "DATA"], 1, "no head"),
+        (["stats", "nowhere.npz", "-o", "OUT"], 1, "nowhere"),
+        (["stats", "DATA", "-o", "OUT", "--dtype", "int8"], 2, "int8"),
+        (["stats", "DATA", "-o", "OUT", "--clip", "0"], 2, "clip"),
+        (["merge", "ONE", "-o", "OUT"], 1, "at least 20"),
+    ],
+)
+def test_bad_input_is_one_line(prepared, tmp_path, arguments, code, message):
+    named = prepared | {"OUT": tmp_path / "out.st"}
+    done = afl(*[named.get(word, word) for word in arguments])
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.st").exists()

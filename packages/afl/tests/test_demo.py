@@ -1,0 +1,30 @@
+import json
+
+import numpy as np
+
+from afl.demo import run_demo
+from afl.partitions import dirichlet_partition
+from afl.simulation import simulate
+from lipogram.analytic.datasets import digits
+
+
+def test_a_simulated_federation_goes_through_real_messages():
+    X, y = digits()
+    done = simulate(X, y, dirichlet_partition(y, 300, 0.01, min_size=0), gamma=1.0)
+    pooled = np.linalg.solve(X.T @ X + np.eye(64), X.T @ np.eye(10)[y])
+    assert np.abs(done.head.weight.numpy() - pooled).max() < 1e-12 * np.abs(pooled).max() * 100
+    assert len(done.federation.ledger) == 300
+    assert done.uploaded > 300 * 8 * 64 * 65 / 2
+
+
+def test_the_demo_shows_what_it_claims(tmp_path):
+    summary = run_demo(tmp_path / "run", dataset="digits")
+    again = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert again["headline"] == summary["headline"]
+    assert {split["different_predictions"] for split in summary["splits"].values()} == {0}
+    assert max(split["off_pooled"] for split in summary["splits"].values()) < 1e-10
+    assert summary["timeline"]["bitwise_equal"]
+    assert summary["timeline"]["points"][0]["total"] != summary["timeline"]["total_after"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "the same integers" in page
+    assert page.count("data:image/png") == 3
