@@ -129,6 +129,11 @@ def test_a_bad_file_leaves_the_sum_as_it_was(silos, tmp_path):
         (["stats", "nowhere.npz", "-o", "OUT"], 1, "nowhere"),
         (["stats", "DATA", "-o", "OUT", "--dtype", "int8"], 2, "int8"),
         (["stats", "DATA", "-o", "OUT", "--clip", "0"], 2, "clip"),
+        (["stats", "DATA", "-o", "OUT", "--epsilon", "1", "--classes", "0,1"], 2, "clip"),
+        (["stats", "DATA", "-o", "OUT", "--epsilon", "1", "--clip", "1"], 2, "labels"),
+        (["stats", "DATA", "-o", "OUT", "--epsilon", "1", "--clip", "1", "--classes", "a"], 2, "a"),
+        (["solve", "SUM", "-o", "OUT", "--epsilon", "1"], 2, "--classes"),
+        (["solve", "SUM", "-o", "OUT", "--epsilon", "1", "--classes", "0,1,2,3"], 2, "clip"),
         (["merge", "ONE", "-o", "OUT"], 1, "at least 20"),
     ],
 )

@@ -283,3 +283,30 @@ def test_a_file_that_was_changed_is_refused(tmp_path, what):
     write_state(path, tensors, described)
     with pytest.raises(CorruptState, match=r"sum\.st"):
         Federation.load(path)
+
+
+def test_a_class_that_leaves_with_its_client_leaves_no_trace():
+    rare, rest = ClientStats.compute(X[Y == 5], Y[Y == 5]), ClientStats.compute(X[Y < 5], Y[Y < 5])
+    federation, never = Federation(), Federation()
+    never.add("rest", rest)
+    federation.add("rare", rare)
+    federation.add("rest", rest)
+    federation.remove("rare", rare)
+    assert federation.digest == never.digest
+
+
+def test_private_heads_hide_rows_and_add_up_their_cost(tmp_path):
+    federation = Federation()
+    federation.add("a", ClientStats.compute(X, Y, clip=1.0))
+    exact = federation.solve(1.0).accuracy(X, Y)
+    heads = [
+        federation.solve_private(epsilon=1.0, delta=1e-5, classes=range(K), seed=seed)
+        for seed in (0, 1)
+    ]
+    assert not torch.equal(heads[0].weight, heads[1].weight)
+    assert exact - 0.4 < heads[0].accuracy(X, Y) < exact + 0.01
+    assert 1.4 < federation.spent.epsilon(1e-5) < 2.0
+    again = Federation.load(federation.save(tmp_path / "sum.st"))
+    assert again.spent == federation.spent
+    with pytest.raises(InvalidSetting, match="clip"):
+        federated(parts([700])).solve_private(epsilon=1.0, delta=1e-5, classes=range(K))

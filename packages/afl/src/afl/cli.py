@@ -76,16 +76,28 @@ def stats(
         bool, typer.Option(help="One second moment a class, for class weights.")
     ] = False,
     dtype: Annotated[str, typer.Option(help="float64, float32 or bfloat16.")] = "float64",
+    epsilon: Annotated[
+        float | None, typer.Option(help="Hide each row by noise; needs --clip and --classes.")
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Far below one over the number of rows.")] = 1e-5,
+    classes: Annotated[
+        str | None, typer.Option(help="By commas, the labels that everybody knows.")
+    ] = None,
     backbone: Annotated[str, typer.Option(help="For images.")] = "effnet-lite0",
     image_size: Annotated[int, typer.Option(help="Side in pixels.")] = 96,
 ) -> None:
     """A client's part: turn its rows into the sums that it may send."""
     from afl import wire
-    from afl.client_rows import labelled_rows
+    from afl.client_rows import labelled_rows, public_labels
     from afl.client_stats import ClientStats
 
     rows, labels, space = labelled_rows(data, backbone=backbone, image_size=image_size)
     made = ClientStats.compute(rows, labels, clip=clip, per_class=per_class, space=space)
+    if epsilon is not None:
+        from afl.noisy_stats import release
+
+        known = public_labels(classes, labels.tolist())
+        made = release(made, epsilon=epsilon, delta=delta, classes=known)
     name = client or out.stem
     precision = choice("dtype", dtype, ("float64", "float32", "bfloat16"))
     wire.save(made, out, client=name, round=round, dtype=precision)
@@ -132,8 +144,17 @@ def solve(
     class_weight: Annotated[
         str | None, typer.Option(help="balanced; needs statistics with --per-class.")
     ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="Publish a head that hides each row; needs statistics with --clip."),
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Far below one over the number of rows.")] = 1e-5,
+    classes: Annotated[
+        str | None, typer.Option(help="With --epsilon: by commas, labels that everybody knows.")
+    ] = None,
 ) -> None:
     """The head of ridge regression on everybody's rows."""
+    from afl.client_rows import public_labels
     from afl.federation import Federation
     from lipogram.errors import InvalidSetting
 
@@ -144,7 +165,17 @@ def solve(
             raise InvalidSetting(f"gamma is {gamma!r}, it must be a number or gcv") from None
         ridge = gamma
     federation = Federation.load(sum_file)
-    head = federation.solve(ridge, fit_intercept=fit_intercept, class_weight=class_weight)
+    if epsilon is not None:
+        if fit_intercept or class_weight is not None:
+            raise InvalidSetting("a private head has neither intercept nor class weights")
+        labels = public_labels(classes, federation.classes)
+        head = federation.solve_private(epsilon=epsilon, delta=delta, classes=labels)
+        typer.echo(
+            f"private heads of this sum have cost ε {federation.spent.epsilon(delta):.3g} together "
+            f"at δ {delta:g}"
+        )
+    else:
+        head = federation.solve(ridge, fit_intercept=fit_intercept, class_weight=class_weight)
     federation.save(sum_file)  # it knows now what was released
     head.save(out)
     typer.echo(
@@ -217,6 +248,26 @@ def ledger(sum_file: SumFile, as_json: AsJson = False) -> None:
             ],
         )
     )
+
+
+@app.command("dp-plan")
+def dp_plan(
+    dataset: Annotated[
+        str, typer.Argument(help="digits, fashion-mnist, store:PATH or folder:PATH.")
+    ] = "digits",
+    delta: Annotated[float, typer.Option(help="Far below one over the number of rows.")] = 1e-5,
+    as_json: AsJson = False,
+) -> None:
+    """What differential privacy would cost, tried on rows at hand before anything is sent."""
+    from afl.dp_plan import plan
+    from lipogram.analytic.sources import features_of
+
+    per_class = (600, 150) if dataset == "fashion-mnist" else None
+    table = plan(features_of(dataset, image_size=64, per_class=per_class), delta=delta)
+    if as_json:
+        typer.echo(json.dumps([dict(zip(table.columns, row, strict=True)) for row in table.rows]))
+    else:
+        show(table)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipogram.analytic.datasets import digits
+from lipogram.analytic.labels import Label
 from lipogram.analytic.sources import read_rows
-from lipogram.errors import InvalidLabels
+from lipogram.errors import InvalidLabels, InvalidSetting
 
 
 def labelled_rows(
@@ -53,3 +55,20 @@ def labelled_rows(
             f"{path} has no labels: an .npz needs y, a .csv a last column called label"
         )
     return rows, known, space
+
+
+def public_labels(text: str | None, like: Sequence[Label]) -> list[Label]:
+    """Labels that a person listed by commas, of the kind that the data have.
+
+    Raises:
+        InvalidSetting: no list, or words where the labels are whole numbers.
+    """
+    if text is None:
+        raise InvalidSetting("with --epsilon, name the labels by --classes: which occur is private")
+    words = [word.strip() for word in text.split(",")]
+    if not like or isinstance(like[0], str):
+        return list(words)
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise InvalidSetting(f"classes {text!r}: the labels are whole numbers") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -343,9 +343,31 @@ def class_order(labels: Sequence[Label]) -> list[Label]:
     return ordered
 
 
-def check_per_class(stats: ClientStats, wanted: bool) -> None:
-    """Raise InvalidSetting where class weights are asked of sums that cannot give them."""
-    if wanted and not stats.per_class:
+def row_weights(
+    stats: ClientStats, class_weight: str | Mapping[Label, float]
+) -> NDArray[np.float64]:
+    """Weight of a row of each class, (k,).
+
+    Args:
+        stats: with one second moment a class.
+        class_weight: a weight for each label, or ``"balanced"`` for ``n / (k N_y)``.
+
+    Raises:
+        InvalidSetting: pooled statistics, a class without a weight, or another name.
+    """
+    if not stats.per_class:
         raise InvalidSetting(
             "class weights need one second moment a class: clients send them with per_class=True"
         )
+    counts = stats.counts
+    if class_weight == "balanced":
+        seen = max(int((counts > 0).sum()), 1)
+        return np.where(counts > 0, counts.sum() / (seen * np.maximum(counts, 1)), 0.0)
+    if not isinstance(class_weight, Mapping):
+        raise InvalidSetting(
+            f'class_weight is {class_weight!r}, it must be "balanced" or a weight a class'
+        )
+    missing = [label for label in stats.classes if label not in class_weight]
+    if missing:
+        raise InvalidSetting(f"there is no weight for class {missing[0]!r}")
+    return np.array([class_weight[label] for label in stats.classes], dtype=float)

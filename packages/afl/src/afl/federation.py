@@ -7,6 +7,7 @@ kept as integers: it does not depend on the order of clients, and one that leave
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from afl.client_stats import ROUNDING, ClientStats, check_per_class
+from afl.adassp import adassp
+from afl.client_stats import ROUNDING, ClientStats, row_weights
 from afl.errors import ReplayedUpload, RevealsOneClient, TooFewClients
 from afl.exact_total import ExactTotal
+from afl.gaussian_mechanism import Spent, mu_of
 from afl.head import LinearHead, intercept_of, solve_system
 from afl.ledger import Entry, Ledger
 from lipogram.analytic.blas import matmul
@@ -33,6 +36,7 @@ from lipogram.errors import (
 
 MINIMUM_ROWS = 20
 MINIMUM_COHORT = 3
+LEAST_GAMMA = 1e-9
 
 
 class Federation:
@@ -47,6 +51,7 @@ class Federation:
 
     Attributes:
         ledger: every change of the sum, in order.
+        spent: what private heads of this sum have cost together.
     """
 
     def __init__(
@@ -63,6 +68,8 @@ class Federation:
         self._total: ExactTotal | None = None
         self._released: frozenset[str] | None = None
         self._rounding = "float64"
+        self._noisy = False
+        self.spent = Spent()
 
     # ------------------------------------------------------------------ who is in it
 
@@ -71,6 +78,11 @@ class Federation:
         """Clients in the sum, cohorts by their members, in order of arrival."""
         held = self.ledger.present.values()
         return list(dict.fromkeys(n for e in held for n in (e.members or (e.client,))))
+
+    @property
+    def classes(self) -> list[Label]:
+        """Labels in the sum."""
+        return [] if self._total is None else list(self._total.classes)
 
     @property
     def n_rows(self) -> int:
@@ -116,6 +128,7 @@ class Federation:
         self._total = total
         if ROUNDING[stats.rounding] > ROUNDING[self._rounding]:
             self._rounding = stats.rounding
+        self._noisy |= stats.noise is not None
         return self._enter("add", client, stats, digest, round, tuple(members))
 
     def remove(self, client: str, stats: ClientStats, *, round: int | None = None) -> Entry:
@@ -195,10 +208,43 @@ class Federation:
         """
         total, system = self._system(class_weight)
         ridge = gamma if not isinstance(gamma, str) else self._gcv(gamma, system, fit_intercept)
+        if self._noisy and ridge > 0:
+            # Noise may have made eigenvalues negative: the path takes them for zero.
+            return self._along(total, system, [float(ridge)], fit_intercept)[0]
         weight, intercept, rank, condition = solve_system(
             system, ridge, fit_intercept=fit_intercept
         )
         return self._head(total, weight, intercept, float(ridge), rank, condition)
+
+    def solve_private(
+        self,
+        *,
+        epsilon: float,
+        delta: float,
+        classes: Sequence[Label],
+        seed: int | None = None,
+    ) -> LinearHead:
+        """A head that hides each row from whoever sees it; the server itself is trusted.
+
+        γ adapts to the noise, see :mod:`afl.adassp`. Each call costs its ε again; :attr:`spent`
+        composes them.
+
+        Args:
+            epsilon: ε > 0.
+            delta: δ, far below one over the number of rows.
+            classes: labels that everybody knows.
+            seed: for tests; None draws one from the system's secure source.
+
+        Raises:
+            TooFewClients, RevealsOneClient: see :meth:`total`.
+            InvalidSetting, IncompatibleFeatures: see :func:`afl.adassp.adassp`.
+        """
+        noisy, gamma = adassp(
+            self.total(), epsilon=epsilon, delta=delta, classes=classes, seed=seed
+        )
+        self.spent = Spent(math.hypot(self.spent.mu, mu_of(epsilon, delta)))
+        head, *_ = self._along(noisy, noisy.reweight(), [max(gamma, LEAST_GAMMA)], False)
+        return head
 
     def path(
         self,
@@ -215,14 +261,7 @@ class Federation:
         for gamma in gammas:
             positive("gamma", gamma)
         total, system = self._system(class_weight)
-        values, vectors, projected = eigen_path(system, fit_intercept=fit_intercept)
-        heads = []
-        for gamma in gammas:
-            weight = matmul(vectors, projected / (values + gamma)[:, None])
-            condition = float((values[-1] + gamma) / (values[0] + gamma))
-            intercept = intercept_of(system, weight, fit_intercept)
-            heads.append(self._head(total, weight, intercept, float(gamma), len(values), condition))
-        return heads
+        return self._along(total, system, gammas, fit_intercept)
 
     # ------------------------------------------------------------------ keeping
 
@@ -301,23 +340,25 @@ class Federation:
         self, class_weight: str | Mapping[Label, float] | None
     ) -> tuple[ClientStats, RidgeSystem]:
         total = self.total()
-        check_per_class(total, class_weight is not None)
         if class_weight is None:
             return total, total.reweight()
-        counts = total.counts
-        if class_weight == "balanced":
-            seen = max(int((counts > 0).sum()), 1)
-            weights = np.where(counts > 0, counts.sum() / (seen * np.maximum(counts, 1)), 0.0)
-        elif isinstance(class_weight, Mapping):
-            missing = [label for label in total.classes if label not in class_weight]
-            if missing:
-                raise InvalidSetting(f"there is no weight for class {missing[0]!r}")
-            weights = np.array([class_weight[label] for label in total.classes], dtype=float)
-        else:
-            raise InvalidSetting(
-                f'class_weight is {class_weight!r}, it must be "balanced" or a weight a class'
-            )
-        return total, total.reweight(weights)
+        return total, total.reweight(row_weights(total, class_weight))
+
+    def _along(
+        self,
+        total: ClientStats,
+        system: RidgeSystem,
+        gammas: Sequence[float],
+        fit_intercept: bool,
+    ) -> list[LinearHead]:
+        values, vectors, projected = eigen_path(system, fit_intercept=fit_intercept)
+        heads = []
+        for gamma in gammas:
+            weight = matmul(vectors, projected / (values + gamma)[:, None])
+            condition = float((values[-1] + gamma) / (values[0] + gamma))
+            intercept = intercept_of(system, weight, fit_intercept)
+            heads.append(self._head(total, weight, intercept, float(gamma), len(values), condition))
+        return heads
 
     def _gcv(self, name: str, system: RidgeSystem, fit_intercept: bool) -> float:
         if name != "gcv":

@@ -12,9 +12,10 @@ from afl.client_stats import ROUNDING, ClientStats
 from afl.errors import TooFewClients
 from afl.exact_total import ExactTotal
 from afl.federation import Federation
+from afl.gaussian_mechanism import Spent
 from afl.ledger import Ledger
 from lipogram.analytic.buffer import buffer_from_settings
-from lipogram.analytic.settings import whole
+from lipogram.analytic.settings import flag, whole
 from lipogram.analytic.state import read_state, write_state
 from lipogram.errors import CorruptState, LipogramError
 
@@ -32,6 +33,8 @@ def write_federation(held: Federation, path: str | Path) -> Path:
         "minimum_clients": held.minimum_clients,
         "minimum_cohort": held.minimum_cohort,
         "rounding": held._rounding,
+        "noisy": held._noisy,
+        "spent": held.spent.mu,
         "released": None if held._released is None else sorted(held._released),
         "n_features": like.n_features,
         "clip": like.clip,
@@ -80,6 +83,8 @@ def _restored(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> Fe
     if described["rounding"] not in ROUNDING:
         raise CorruptState(f"rounding {described['rounding']!r}")
     made._rounding = described["rounding"]
+    made.spent = Spent(abs(float(described["spent"])))
+    made._noisy = flag("noisy", described["noisy"])
     if described["released"] is not None:
         made._released = frozenset(described["released"])
     if not made.ledger.entries or made.ledger.entries[-1].total != made.digest:
