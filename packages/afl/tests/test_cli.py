@@ -4,12 +4,14 @@ import re
 import subprocess
 import sys
 import sysconfig
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from afl import wire
+from afl.cli import main
 from afl.client_stats import ClientStats
 from afl.federation import Federation
 from afl.head import LinearHead
@@ -20,6 +22,20 @@ COMMAND = Path(sysconfig.get_path("scripts")) / "afl"
 
 def afl(*arguments):
     return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.fixture
+def inside(monkeypatch, capsys):
+    """The same entry point in this process: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["afl", *map(str, arguments)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0), *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -103,19 +119,39 @@ def test_silos_exchange_files(silos, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_a_bad_file_leaves_the_sum_as_it_was(silos, tmp_path):
-    afl("stats", silos / "north.npz", "-o", tmp_path / "north.st")
-    afl("stats", silos / "west.npz", "-o", tmp_path / "west.st")
-    afl("merge", tmp_path / "north.st", "-o", tmp_path / "sum.st")
+def test_a_bad_file_leaves_the_sum_as_it_was(silos, tmp_path, inside):
+    for name in ("north", "west"):
+        assert inside("stats", silos / f"{name}.npz", "-o", tmp_path / f"{name}.st")[0] == 0
+    assert inside("merge", tmp_path / "north.st", "-o", tmp_path / "sum.st")[0] == 0
     before = (tmp_path / "sum.st").read_bytes()
     (tmp_path / "bad.st").write_bytes((tmp_path / "west.st").read_bytes()[:-9])
     for files in (["west.st", "bad.st"], ["north.st"], ["none.st"]):
         paths = [tmp_path / name for name in files]
-        done = afl("merge", *paths, "--into", tmp_path / "sum.st", "-o", tmp_path / "sum.st")
-        assert done.returncode == 1
-        assert done.stderr.startswith("error: ")
-        assert len(done.stderr.splitlines()) == 1
+        code, _, said = inside(
+            "merge", *paths, "--into", tmp_path / "sum.st", "-o", tmp_path / "sum.st"
+        )
+        assert code == 1
+        assert said.startswith("error: ")
+        assert len(said.splitlines()) == 1
         assert (tmp_path / "sum.st").read_bytes() == before
+
+
+def test_noise_and_private_heads_are_a_few_words_away(silos, tmp_path, inside):
+    known = ("--clip", "1", "--epsilon", "8", "--classes", "0,1,2,3,4,5,6,7,8,9")
+    for name in ("north", "south", "west"):
+        assert inside("stats", silos / f"{name}.npz", "-o", tmp_path / f"{name}.st", *known)[0] == 0
+    files = [tmp_path / f"{name}.st" for name in ("north", "south", "west")]
+    assert inside("merge", *files, "-o", tmp_path / "noisy.st")[0] == 0
+    assert inside("solve", tmp_path / "noisy.st", "-o", tmp_path / "h.st", "--gamma", "30")[0] == 0
+    said = inside("eval", tmp_path / "h.st", silos / "test.npz")[1]
+    assert float(said.split()[1]) > 0.6
+    assert inside("stats", silos / "test.npz", "-o", tmp_path / "t.st", "--clip", "1")[0] == 0
+    assert inside("merge", tmp_path / "t.st", "-o", tmp_path / "sum.st")[0] == 0
+    private = ("--epsilon", "1", "--classes", known[-1])
+    for cost in ("ε 1 ", "ε 1.47 "):
+        code, said, _ = inside("solve", tmp_path / "sum.st", "-o", tmp_path / "p.st", *private)
+        assert code == 0
+        assert cost in said
 
 
 @pytest.mark.parametrize(
@@ -137,10 +173,10 @@ def test_a_bad_file_leaves_the_sum_as_it_was(silos, tmp_path):
         (["merge", "ONE", "-o", "OUT"], 1, "at least 20"),
     ],
 )
-def test_bad_input_is_one_line(prepared, tmp_path, arguments, code, message):
+def test_bad_input_is_one_line(prepared, tmp_path, inside, arguments, code, message):
     named = prepared | {"OUT": tmp_path / "out.st"}
-    done = afl(*[named.get(word, word) for word in arguments])
-    assert done.returncode == code, done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    ended, _, said = inside(*[named.get(word, word) for word in arguments])
+    assert ended == code, said
+    assert said.startswith("error: ")
+    assert message in said
     assert not (tmp_path / "out.st").exists()

@@ -56,6 +56,12 @@ def test_clients_hold_as_many_classes_as_asked(clients, shards, balanced, seed):
     assert {len(np.unique(Y[part])) for part in parts} == {shards}
 
 
+def test_full_clients_get_nothing_more():
+    parts = dirichlet_partition(Y, 4, 0.05, seed=5)
+    largest = np.bincount(Y).max()
+    assert max(map(len, parts)) < 1000 + largest  # full at n/clients, then at most one class more
+
+
 def test_labels_may_be_words_and_draws_repeat():
     words = np.array(["bus", "car", "tram"])[Y % 3]
     for draw in (
