@@ -62,7 +62,10 @@ def write_page(run: Run, summary: Mapping[str, Any], *, settings: Mapping[str, A
         Section(
             heading="What clients hold",
             figure=mixtures,
-            caption="Rows of each class at the first clients, one column a client.",
+            caption=(
+                "Share of each class (rows) at the first twenty clients (columns); an empty column is a "
+                "client without data."
+            ),
         ),
         Section(
             heading="Join, leave, and be gone",
@@ -143,8 +146,9 @@ def _accuracy_bars(splits: Mapping[str, Any], path: Path) -> None:
         for x, height in zip(at, heights, strict=True):
             plain(axes.text(x, height + 0.01, f"{height:.3f}", ha="center", fontsize=7.5))
     axes.set_xticks(places, list(splits))
-    axes.set_ylim(0, 1.05)
-    axes.legend(frameon=False, fontsize=8.5, ncols=3, loc="lower left")
+    axes.set_ylim(0, 1.2)
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.legend(frameon=False, fontsize=8.5, ncols=3, loc="upper right")
     headline(axes, "Test accuracy by split")
     save(figure, path)
 
