@@ -63,8 +63,8 @@ def write_page(run: Run, summary: Mapping[str, Any], *, settings: Mapping[str, A
             heading="What clients hold",
             figure=mixtures,
             caption=(
-                "Share of each class (rows) at the first twenty clients (columns); an empty column is "
-                "a client without data."
+                "Share of each class (rows) at the first twenty clients (columns); an empty column "
+                "is a client without data."
             ),
         ),
         Section(
