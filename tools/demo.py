@@ -45,7 +45,9 @@ def headline(out: Path) -> dict[str, Any]:
 
 def shown(value: object) -> str:
     """A figure as a table shows it."""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"
 
 
 def table(measured: dict[str, tuple[float, dict[str, Any]]]) -> Table:

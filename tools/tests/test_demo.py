@@ -36,7 +36,7 @@ def script(summary):
 
 def test_table_across_packages(demo):
     first = script({"headline": {"balanced accuracy": 0.61249, "gain": 0.04}})
-    code, out, err = demo(air=first, afl=script({"headline": {"clients": 12}}))
+    code, out, err = demo(air=first, afl=script({"headline": {"clients": 12, "off": 3.2e-14}}))
     assert code == 0, err
     rows = [line.split("│") for line in out.splitlines() if line.startswith("│")]
     cells = [[cell.strip() for cell in row[1:4]] for row in rows]
@@ -44,12 +44,13 @@ def test_table_across_packages(demo):
         ["air", "balanced accuracy", "0.612"],
         ["", "gain", "0.040"],
         ["afl", "clients", "12"],
+        ["", "off", "3.2e-14"],
     ]
 
 
 def test_one_failure_leaves_the_others_table(demo):
     demo(air=script({"headline": {"stale": 1}}))
-    code, out, err = demo(air="sys.exit(3)", afl=script({"headline": {"clients": 12}}))
+    code, out, err = demo(air="sys.exit(3)", afl=script({"headline": {"clients": 12, "off": 3.2e-14}}))
     assert code == 1
     assert "clients" in out
     assert "stale" not in out
