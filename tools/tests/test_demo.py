@@ -50,7 +50,9 @@ def test_table_across_packages(demo):
 
 def test_one_failure_leaves_the_others_table(demo):
     demo(air=script({"headline": {"stale": 1}}))
-    code, out, err = demo(air="sys.exit(3)", afl=script({"headline": {"clients": 12, "off": 3.2e-14}}))
+    code, out, err = demo(
+        air="sys.exit(3)", afl=script({"headline": {"clients": 12, "off": 3.2e-14}})
+    )
     assert code == 1
     assert "clients" in out
     assert "stale" not in out
