@@ -16,11 +16,26 @@ def trained(parts, **settings):
     return weight, accuracy(weight, test, Y[TEST])
 
 
-def test_fedprox_without_its_term_is_fedavg():
-    parts = iid_partition(Y[TRAIN], 5)
-    plain, prox, pulled = (trained(parts, rounds=3, mu=mu)[0] for mu in (0.0, 0.0, 0.1))
-    assert np.array_equal(plain, prox)
-    assert np.abs(pulled).sum() < np.abs(plain).sum()
+def test_fedprox_is_pulled_back_step_by_step():
+    n, mu = int(TRAIN.sum()), 0.3
+    weight, _ = trained([np.arange(n)], rounds=2, epochs=3, batch_size=n, lr=1.0, mu=mu)
+    rows = np.hstack([standardised(X[TRAIN], X[TEST])[0], np.ones((n, 1))])
+    common = np.zeros((65, 10))
+    for _ in range(2):
+        local = common.copy()
+        for _ in range(3):
+            odds = np.exp(rows @ local)
+            share = odds / odds.sum(1, keepdims=True)
+            local -= rows.T @ (share - np.eye(10)[Y[TRAIN]]) / n + mu * (local - common)
+        common = local
+    assert np.allclose(weight, common, atol=1e-5)
+
+
+def test_half_of_the_clients_may_take_part():
+    parts = iid_partition(Y[TRAIN], 10)
+    whole, half = (trained(parts, rounds=2, participation=share)[0] for share in (1.0, 0.5))
+    assert not np.array_equal(whole, half)
+    assert np.array_equal(half, trained(parts, rounds=2, participation=0.5)[0])
 
 
 def test_one_client_with_one_batch_descends_the_gradient():
@@ -41,11 +56,13 @@ def test_clients_without_rows_take_no_part():
     assert np.array_equal(trained(parts, rounds=1)[0], trained(with_empty, rounds=1)[0])
 
 
-def test_skewed_clients_are_measured_against_its_own_even_ones():
-    even = trained(iid_partition(Y[TRAIN], 100))[1]
-    skewed = trained(dirichlet_partition(Y[TRAIN], 100, 0.01, min_size=0))[1]
-    assert even > 0.88
-    assert skewed < even + 0.02
+def test_skew_costs_early_rounds_and_is_made_up_for_later():
+    """Measured: 0.918 and 0.904 after 20 rounds, 0.953 for both after 200."""
+    splits = iid_partition(Y[TRAIN], 100), dirichlet_partition(Y[TRAIN], 100, 0.01, min_size=0)
+    even, skewed = (trained(parts)[1] for parts in splits)
+    later = [trained(parts, rounds=200)[1] for parts in splits]
+    assert min(later) > max(even, skewed)
+    assert abs(later[0] - later[1]) < 0.02
 
 
 @pytest.mark.parametrize(
