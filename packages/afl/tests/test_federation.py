@@ -184,7 +184,7 @@ def test_few_rows_are_refused_unless_randomised():
     with pytest.raises(TooFewClients, match="1 rows, at least 20"):
         federation.add("one", ClientStats.compute(X[:1], Y[:1]))
     randomised = ClientStats.compute(X[:1], Y[:1])
-    randomised.noise = {"sigma": 1.0}
+    randomised.noise = {"unit": "row", "epsilon": 1.0, "delta": 1e-5, "sigma": 1.0}
     federation.add("one", randomised)
 
 

@@ -45,6 +45,16 @@ def test_releases_compose_exactly():
     assert Spent().epsilon(1e-5) == 0
 
 
+@pytest.mark.parametrize(("epsilon", "delta"), [(1e-13, 1e-15), (1e-9, 1e-12)])
+def test_more_than_can_be_calibrated_is_refused_and_not_promised(epsilon, delta):
+    with pytest.raises(InvalidSetting, match="raise one of them"):
+        mu_of(epsilon, delta)
+
+
+def test_no_limit_stays_within_what_is_accounted_for():
+    assert Spent(mu_of(1e12, 1e-5)).epsilon(1e-5) > 0
+
+
 def test_tails_stay_finite():
     assert 0 < noise_std(1e-3, 1e-12, 1.0) < 1e5
     assert noise_std(500.0, 1e-12, 1.0) > 0

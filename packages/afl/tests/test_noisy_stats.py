@@ -3,18 +3,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import kstest
 
 from afl import wire
 from afl.client_stats import ClientStats
 from afl.dp_plan import plan
+from afl.errors import RejectedUpload
 from afl.federation import Federation
 from afl.gaussian_mechanism import noise_std
-from afl.noisy_stats import release, sensitivity_of
+from afl.noisy_stats import noise_key, release, sensitivity_of, standard_normals
 from lipogram.analytic.datasets import digits
 from lipogram.analytic.sources import features_of
 from lipogram.errors import IncompatibleFeatures, InvalidSetting
 
 X, Y = digits()
+FALSE = {"unit": "row", "epsilon": 1.0, "delta": 1e-5, "sigma": 1.0}
 
 
 def vector(stats):
@@ -86,6 +89,44 @@ def test_what_cannot_be_hidden_is_refused():
             release(bad, **settings)
     with pytest.raises(IncompatibleFeatures, match="class 9"):
         release(stats, **{**settings, "classes": range(9)})
+
+
+def test_sums_claim_privacy_only_where_all_of_them_have_it():
+    exact = ClientStats.compute(X, Y, clip=1.0)
+    settings = {"delta": 1e-5, "classes": range(10)}
+    one, other = (release(exact, epsilon=e, seed=i, **settings) for i, e in enumerate((1.0, 3.0)))
+    assert (one + exact).noise is None
+    assert (exact + one).noise is None
+    both = (one + other).noise
+    assert both["epsilon"] == 3.0
+    assert both["sigma"] == pytest.approx(np.hypot(one.noise["sigma"], other.noise["sigma"]))
+    assert one.noise["epsilon"] == 1.0
+    with pytest.raises(InvalidSetting, match="randomised"):
+        one.update(X, Y)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"unit": "row"},
+        FALSE | {"epsilon": -1.0},
+        FALSE | {"unit": "all"},
+        FALSE | {"x": 1},
+        3,
+        "no",
+    ],
+)
+def test_a_malformed_claim_is_refused(claim):
+    stats = ClientStats.compute(X, Y)
+    stats.noise = claim
+    with pytest.raises(RejectedUpload):
+        wire.from_bytes(wire.to_bytes(stats))
+
+
+def test_the_cipher_gives_normal_numbers():
+    drawn = standard_normals(noise_key(1), 50_000)
+    assert kstest(drawn, "norm").pvalue > 1e-3
+    assert np.array_equal(drawn[:9], standard_normals(noise_key(1), 9))
 
 
 def test_the_plan_shows_what_privacy_costs():

@@ -8,17 +8,16 @@ Gaussian accounting and a sharper bound on the noise, and are smaller than the p
 
 from __future__ import annotations
 
+import hashlib
 import math
-import secrets
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from scipy.special import ndtri
 
 from afl.client_stats import ClientStats
-from afl.gaussian_mechanism import epsilon_of, mu_of
-from afl.noisy_stats import release, sensitivity_of
+from afl.gaussian_mechanism import mu_of
+from afl.noisy_stats import noise_key, sensitivity_of, standard_normals, with_noise
 from lipogram.analytic.labels import Label
 from lipogram.errors import InvalidSetting
 
@@ -72,26 +71,14 @@ def adassp(
         mu * math.sqrt(EIGENVALUE_SHARE),
         mu * math.sqrt(1 - EIGENVALUE_SHARE),
     )
-    drawn = secrets.randbits(256) if seed is None else seed
-    rng = np.random.Generator(np.random.PCG64([1, drawn]))
+    key = noise_key(seed)
+    of_key = hashlib.sha256(b"eigenvalue" + key).digest()
     # One row changes the smallest eigenvalue by at most clip² (Weyl).
     spread = stats.clip**2 / of_eigenvalue
     least = float(torch.linalg.eigvalsh(stats.reweight().gram)[0])
-    lower = max(0.0, least + spread * rng.standard_normal() - spread * float(ndtri(1 - rho / 2)))
-    # ε at which a release of μ' is exactly (ε', δ), so that release() draws that noise.
-    part = epsilon_of(of_sums, delta)
-    if part == 0:
-        raise InvalidSetting(
-            f"delta {delta:g} is so large that no noise is needed: take it smaller"
-        )
-    noisy = release(
-        stats,
-        epsilon=part,
-        delta=delta,
-        classes=classes,
-        seed=None if seed is None else seed,
-    )
-    assert noisy.noise is not None
-    noisy.noise = {**noisy.noise, "epsilon": epsilon, "delta": delta}
+    drawn = float(standard_normals(of_key, 1)[0])
+    lower = max(0.0, least + spread * (drawn - float(ndtri(1 - rho / 2))))
     sigma = sensitivity_of(stats.clip) / of_sums
+    noisy = with_noise(stats, sigma, classes, key)
+    noisy.noise = {"unit": "row", "epsilon": epsilon, "delta": delta, "sigma": sigma}
     return noisy, max(0.0, noise_norm(sigma, stats.n_features, rho / 2) - lower)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -41,7 +42,7 @@ class ClientStats(ClassStatistics):
         feature_map: a random map that all clients draw from one seed.
         space: identity of the incoming features, :func:`afl.feature_fingerprint`.
         device: where the sums live.
-        noise: how the sums were randomised (:mod:`afl.noisy_stats`), None for not at all.
+        noise: what randomised sums claim (:mod:`afl.noisy_stats`); None claims nothing.
 
     Raises:
         InvalidSetting: a clip that is no positive number.
@@ -223,15 +224,39 @@ class ClientStats(ClassStatistics):
     def __sub__(self, other: ClientStats) -> Self:
         return self.copy().remove(other)
 
+    def update(self, features: Any, labels: Any, **settings: Any) -> Self:
+        """Add rows, see :meth:`ClassStatistics.update`.
+
+        Raises:
+            InvalidSetting: the sums are randomised; further rows would not be hidden.
+        """
+        if self.noise is not None:
+            raise InvalidSetting(
+                "these sums are randomised: make statistics of the further rows and randomise those"
+            )
+        return super().update(features, labels, **settings)
+
     def merge(self, other: ClassStatistics) -> Self:
-        """Add another client's sums, see :meth:`ClassStatistics.merge`."""
+        """Add another client's sums, see :meth:`ClassStatistics.merge`.
+
+        The result claims privacy only where both sides do, for different rows: the larger ε and δ.
+        """
         self.check_same_features(other)
-        return super().merge(other)
+        claimed = _joint_claim(self, other)
+        super().merge(other)
+        self.noise = claimed
+        return self
 
     def remove(self, other: ClassStatistics) -> Self:
-        """Subtract another client's sums, see :meth:`ClassStatistics.remove`."""
+        """Subtract another client's sums, see :meth:`ClassStatistics.remove`.
+
+        The result claims privacy only where both sides do.
+        """
         self.check_same_features(other)
-        return super().remove(other)
+        claimed = _joint_claim(self, other)
+        super().remove(other)
+        self.noise = claimed
+        return self
 
     def check_same_features(self, other: ClassStatistics, name: str = "the other side") -> None:
         """Raise IncompatibleFeatures unless the two add up; ``name`` is theirs in the message."""
@@ -323,6 +348,19 @@ class ClientStats(ClassStatistics):
         return gram.tensor() if isinstance(gram, PackedGram) else pack(gram.lower().cpu())
 
 
+def _joint_claim(one: ClassStatistics, other: ClassStatistics) -> dict[str, Any] | None:
+    """What two sums of different rows claim together: the weaker of both, or nothing."""
+    mine, theirs = getattr(one, "noise", None), getattr(other, "noise", None)
+    if mine is None or theirs is None or mine["unit"] != theirs["unit"]:
+        return None
+    return {
+        "unit": mine["unit"],
+        "epsilon": max(mine["epsilon"], theirs["epsilon"]),
+        "delta": max(mine["delta"], theirs["delta"]),
+        "sigma": math.hypot(mine["sigma"], theirs["sigma"]),
+    }
+
+
 def _facts(side: ClassStatistics) -> dict[str, Any]:
     return {
         "width": side.n_features,
@@ -341,33 +379,3 @@ def class_order(labels: Sequence[Label]) -> list[Label]:
     array: NDArray[Any] = LabelIndex(labels).array()
     ordered: list[Label] = np.sort(array).tolist()
     return ordered
-
-
-def row_weights(
-    stats: ClientStats, class_weight: str | Mapping[Label, float]
-) -> NDArray[np.float64]:
-    """Weight of a row of each class, (k,).
-
-    Args:
-        stats: with one second moment a class.
-        class_weight: a weight for each label, or ``"balanced"`` for ``n / (k N_y)``.
-
-    Raises:
-        InvalidSetting: pooled statistics, a class without a weight, or another name.
-    """
-    if not stats.per_class:
-        raise InvalidSetting(
-            "class weights need one second moment a class: clients send them with per_class=True"
-        )
-    counts = stats.counts
-    if class_weight == "balanced":
-        seen = max(int((counts > 0).sum()), 1)
-        return np.where(counts > 0, counts.sum() / (seen * np.maximum(counts, 1)), 0.0)
-    if not isinstance(class_weight, Mapping):
-        raise InvalidSetting(
-            f'class_weight is {class_weight!r}, it must be "balanced" or a weight a class'
-        )
-    missing = [label for label in stats.classes if label not in class_weight]
-    if missing:
-        raise InvalidSetting(f"there is no weight for class {missing[0]!r}")
-    return np.array([class_weight[label] for label in stats.classes], dtype=float)

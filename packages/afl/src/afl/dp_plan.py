@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from afl.adassp import noise_norm
 from afl.client_stats import ClientStats
 from afl.federation import Federation
 from afl.gaussian_mechanism import noise_std
@@ -18,6 +18,8 @@ from lipogram.analytic.buffer import RandomBuffer
 from lipogram.analytic.sources import Features
 from lipogram.errors import IllConditioned
 from lipogram.report import Table
+
+RHO = 0.05
 
 
 def plan(
@@ -31,8 +33,8 @@ def plan(
     """Test accuracy for each width and ε, if one holder of all training rows released them.
 
     Rows are projected to a width by a random map of one seed and scaled to norm 1. The noise on the
-    second moment has a spectral norm of about ``σ√(2d)``, and γ is set to it, which needs no look
-    at the rows.
+    second moment lowers an eigenvalue by ``2σ(√d + √ln(1/ρ))`` at most, with ρ = 0.05 (see
+    :mod:`afl.adassp`), and γ is set to that, which needs no look at the rows.
 
     Args:
         features: rows to try it on; they must not be the private ones if the plan is published.
@@ -56,9 +58,9 @@ def plan(
         accuracies = []
         for epsilon in epsilons:
             noisy = release(stats, epsilon=epsilon, delta=delta, classes=classes, seed=seed)
-            gamma = noise_std(epsilon, delta, sensitivity_of(1.0)) * math.sqrt(2 * width)
+            gamma = noise_norm(noise_std(epsilon, delta, sensitivity_of(1.0)), width, RHO)
             accuracies.append(_accuracy(noisy, gamma, test, features.test_labels))
-        noise = noise_std(1.0, delta, sensitivity_of(1.0)) * math.sqrt(2 * width)
+        noise = noise_norm(noise_std(1.0, delta, sensitivity_of(1.0)), width, RHO)
         rows.append([width, noise / (len(train) / width), exact, *accuracies])
     return Table(
         columns=["features", "noise/signal, ε=1", "no noise", *(f"ε={e:g}" for e in epsilons)],

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from afl.adassp import adassp
-from afl.client_stats import ROUNDING, ClientStats, row_weights
+from afl.client_stats import ROUNDING, ClientStats
 from afl.errors import ReplayedUpload, RevealsOneClient, TooFewClients
 from afl.exact_total import ExactTotal
 from afl.gaussian_mechanism import Spent, mu_of
 from afl.head import LinearHead, intercept_of, solve_system
 from afl.ledger import Entry, Ledger
+from afl.row_weights import row_weights
 from lipogram.analytic.blas import matmul
 from lipogram.analytic.labels import Label
 from lipogram.analytic.selection import gamma_grid, gcv_scores
@@ -44,7 +45,8 @@ class Federation:
 
     Args:
         minimum_rows: a client with fewer rows (but some) is refused, because few rows can be read
-            out of their second moment; randomised statistics are exempt. 1 for simulations.
+            out of their second moment; 1 for simulations. Statistics that claim to be randomised
+            are exempt, which cannot be checked: it protects those who tell the truth.
         minimum_clients: no head is solved for fewer clients.
         minimum_cohort: members that a masked cohort must have, and by which any two released totals
             must differ once there is one.

@@ -16,7 +16,7 @@ from scipy.special import log_ndtr
 from lipogram.analytic.settings import positive
 from lipogram.errors import InvalidSetting
 
-LARGEST_MU = 1e6
+LEAST_MU, LARGEST_MU = 1e-6, 1e6  # beyond, the digits of delta_of run out
 
 
 def delta_of(mu: float, epsilon: float) -> float:
@@ -54,11 +54,17 @@ def mu_of(epsilon: float, delta: float) -> float:
     """The largest ``μ = sensitivity/σ`` that is (ε, δ)-differentially private.
 
     Raises:
-        InvalidSetting: an ε that is not finite and positive, or a δ outside (0, 1).
+        InvalidSetting: an ε that is not finite and positive, a δ outside (0, 1), or both so small
+            that no noise in reach is enough.
     """
     positive("epsilon", epsilon)
     _check_delta(delta)
-    low, high = 1e-12, 1.0
+    low, high = LEAST_MU, 1.0
+    if delta_of(low, epsilon) > delta:
+        raise InvalidSetting(
+            f"epsilon {epsilon:g} with delta {delta:g} asks for more noise than "
+            f"{1 / LEAST_MU:g} times the sensitivity: raise one of them"
+        )
     while delta_of(high, epsilon) <= delta and high < LARGEST_MU:
         low, high = high, 2 * high
     while high - low > 1e-13 * high:
@@ -66,7 +72,7 @@ def mu_of(epsilon: float, delta: float) -> float:
         if middle in (low, high):
             break
         low, high = (middle, high) if delta_of(middle, epsilon) <= delta else (low, middle)
-    return low
+    return min(low, LARGEST_MU)
 
 
 def noise_std(epsilon: float, delta: float, sensitivity: float) -> float:

@@ -6,21 +6,25 @@ of a symmetric matrix, each entry once, is no longer than the whole. Gaussian no
 sensitivity hides each row (add or remove one).
 
 Noise drawn in floating point leaks through its last bits (Mironov, CCS 2012); sums that are rounded
-to a grid afterwards, as totals are, blur them, which is no proof. Seeds come from the system's
-secure source.
+to a grid afterwards, as totals are, blur them, which is no proof. The numbers come from the stream
+of a cipher (ChaCha20) whose key is drawn from the system's secure source.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import secrets
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from afl.client_stats import ClientStats
 from afl.gaussian_mechanism import noise_std
+from afl.masking import mask
 from lipogram.analytic.labels import Label
 from lipogram.errors import IncompatibleFeatures, InvalidSetting
 
@@ -57,27 +61,62 @@ def release(
     """
     if stats.clip is None:
         raise InvalidSetting("noise hides rows of a known size: make the statistics with a clip")
+    sigma = noise_std(epsilon, delta, sensitivity_of(stats.clip))
+    noisy = with_noise(stats, sigma, classes, noise_key(seed))
+    noisy.noise = {"unit": "row", "epsilon": epsilon, "delta": delta, "sigma": sigma}
+    return noisy
+
+
+def with_noise(
+    stats: ClientStats, sigma: float, classes: Sequence[Label], key: bytes
+) -> ClientStats:
+    """Statistics with N(0, σ²) on ``(half of G, B·Q, B²·counts)``; what that is worth is not said.
+
+    Args:
+        stats: see :func:`release`.
+        sigma: σ.
+        classes: labels of the result.
+        key: 32 bytes that are used once, see :func:`noise_key`.
+
+    Raises:
+        InvalidSetting, IncompatibleFeatures: see :func:`release`.
+    """
+    if stats.clip is None:
+        raise InvalidSetting("noise hides rows of a known size: make the statistics with a clip")
     if stats.per_class or (stats.mass != stats.counts).any() or stats.noise is not None:
         raise InvalidSetting("noise is for pooled statistics of unweighted rows, and once")
     labels = list(classes)
     if outside := [label for label in stats.classes if label not in labels]:
         raise IncompatibleFeatures(f"class {outside[0]!r} is not in the list of classes")
     clip, d, k = stats.clip, stats.n_features, len(labels)
-    sigma = noise_std(epsilon, delta, sensitivity_of(clip))
-    rng = np.random.Generator(np.random.PCG64(secrets.randbits(256) if seed is None else seed))
     sums, counts = np.zeros((k, d)), np.zeros(k)
     where = [labels.index(label) for label in stats.classes]
     sums[where], counts[where] = stats.sums.cpu().numpy(), stats.counts
     gram = stats.gram_packed.numpy()
-    counted = np.rint(counts + rng.normal(0.0, sigma / clip**2, k)).clip(min=0)
+    drawn = sigma * standard_normals(key, gram.size + sums.size + k)
+    of_gram, of_sums, of_counts = np.split(drawn, [gram.size, gram.size + sums.size])
+    counted = np.rint(counts + of_counts / clip**2).clip(min=0)
     return ClientStats.from_parts(
-        torch.from_numpy(gram + rng.normal(0.0, sigma, gram.shape)),
-        torch.from_numpy(sums + rng.normal(0.0, sigma / clip, sums.shape)).T,
+        torch.from_numpy(gram + of_gram),
+        torch.from_numpy(sums + of_sums.reshape(k, d) / clip).T,
         counted.astype(np.int64),
         labels,
         n_features=d,
         space=stats.space,
         clip=clip,
         feature_map=stats.feature_map,
-        noise={"unit": "row", "epsilon": epsilon, "delta": delta, "sigma": sigma},
     )
+
+
+def noise_key(seed: int | None = None) -> bytes:
+    """32 bytes from the system's secure source, or, for tests, from a seed."""
+    if seed is None:
+        return secrets.token_bytes(32)
+    return hashlib.sha256(f"seed {seed}".encode()).digest()
+
+
+def standard_normals(key: bytes, size: int) -> NDArray[np.float64]:
+    """(size,) numbers of N(0, 1): the normal quantiles of the cipher's uniform stream."""
+    uniform = ((mask(key, size) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    quantiles: NDArray[np.float64] = ndtri(uniform)
+    return quantiles

@@ -171,7 +171,7 @@ def _read(data: bytes) -> Envelope:
         space=described["space"],
         clip=described["clip"],
         feature_map=None if settings is None else buffer_from_settings(settings, maps),
-        noise=described["noise"],
+        noise=_claim(described["noise"]),
     )
     stats.rounding = dtype
     client = described["client"]
@@ -197,3 +197,16 @@ def _labels(classes: Any) -> list[Any]:
     if len(kinds) > 1 or not kinds <= {int, str, bool}:
         raise RejectedUpload("the classes are no list of integers or of strings")
     return list(classes)
+
+
+def _claim(noise: Any) -> dict[str, Any] | None:
+    if noise is None:
+        return None
+    numbers = [noise[name] for name in ("epsilon", "delta", "sigma")]
+    sound = noise["unit"] == "row" and all(
+        isinstance(n, (int, float)) and not isinstance(n, bool) and 0 < n < float("inf")
+        for n in numbers
+    )
+    if not sound or len(noise) != 4:
+        raise RejectedUpload("what the message claims about its noise is malformed")
+    return {"unit": "row", **dict(zip(("epsilon", "delta", "sigma"), numbers, strict=True))}
