@@ -128,6 +128,66 @@ def test_the_server_refuses_what_does_not_belong_there():
         fresh.register("c0", Advert(b"", b"x" * 32))
 
 
+def test_what_a_client_was_told_closes_the_stage_before():
+    """Else clients mask against different lists, and the sum is silently wrong."""
+    session = Session("s", 5, 3)
+    server, ones = SecureSumServer(session), np.ones(5, dtype=np.uint64)
+    members = {f"c{i}": SecureSumClient(f"c{i}", session) for i in range(5)}
+    for name in list(members)[:4]:
+        server.register(name, members[name].advertise())
+    roster = server.roster()
+    with pytest.raises(RejectedUpload, match="keys is closed"):
+        server.register("c4", members["c4"].advertise())
+    dealt = {name: members[name].deal(roster) for name in roster}
+    with pytest.raises(RejectedUpload, match="size"):
+        server.deliver("c0", dealt["c0"] | {"c1": bytes(10**6)})
+    for name in ("c0", "c1", "c2"):
+        server.deliver(name, dealt[name])
+    server.mailbox("c0")
+    with pytest.raises(RejectedUpload, match="parcels is closed"):
+        server.deliver("c3", dealt["c3"])
+    vectors = {n: members[n].mask(ones, server.mailbox(n)) for n in ("c0", "c1", "c2")}
+    for name in ("c0", "c1"):
+        server.collect(name, vectors[name])
+    with pytest.raises(BelowThreshold):
+        server.survivors()
+    server.collect("c2", vectors["c2"])  # a refused list closes nothing
+    left = server.survivors()
+    for name in left:
+        server.receive(name, members[name].open(left))
+    assert server.result().tolist() == [3] * 5
+
+
+def test_a_vector_after_the_list_of_survivors_is_too_late():
+    server, members = stage(2, clients=5)
+    ones = np.ones(5, dtype=np.uint64)
+    masked = {name: client.mask(ones, server.mailbox(name)) for name, client in members.items()}
+    for name in ("c0", "c1", "c2"):
+        server.collect(name, masked[name])
+    left = server.survivors()
+    with pytest.raises(RejectedUpload, match="vectors is closed"):
+        server.collect("c3", masked["c3"])
+    for name in left:
+        server.receive(name, members[name].open(left))
+    assert server.result().tolist() == [3] * 5
+
+
+def test_a_client_looks_at_the_cohort_itself():
+    lonely = Session("s", 5, 2)
+    pair = [SecureSumClient(name, lonely) for name in ("a", "b")]
+    with pytest.raises(TooFewClients, match="at least 3"):
+        pair[0].deal({client.name: client.advertise() for client in pair})
+
+
+def test_a_false_key_for_masks_is_noticed_before_anything_is_dealt():
+    session = Session("s", 5, 2)
+    honest = [SecureSumClient(name, session) for name in ("a", "b", "c")]
+    roster = {client.name: client.advertise() for client in honest}
+    with pytest.raises(RejectedUpload, match="public key"):
+        honest[0].deal(roster | {"b": Advert(roster["b"].channel, bytes(32))})
+    assert set(honest[0].deal(roster)) == {"b", "c"}  # the refused call left it as it was
+
+
 def test_a_changed_parcel_is_noticed():
     server, members = stage(2)
     mail = server.mailbox("c0")
@@ -181,6 +241,8 @@ def test_any_t_shares_open_the_secret(secret, threshold, data):
     few = {x: shares[x - 1] for x in list(places)[: threshold - 1]}
     with pytest.raises(BelowThreshold):
         combine(few, threshold)
+    with pytest.raises(InvalidSetting, match="31 bytes"):
+        split(secret[:31], threshold, 8)
 
 
 @settings(max_examples=50)
@@ -235,5 +297,9 @@ def test_a_layout_refuses_what_was_not_agreed():
         layout.encode(ClientStats.compute(X, y, clip=1.0))
     with pytest.raises(IncompatibleFeatures, match="clip"):
         layout.encode(ClientStats.compute(X, y % 3, clip=2.0))
+    randomised = ClientStats.compute(X[:9], y[:9] % 3, clip=1.0)
+    randomised.noise = {"unit": "row", "epsilon": 1.0, "delta": 1e-5, "sigma": 1.0}
+    with pytest.raises(InvalidFeatures, match="randomised"):
+        layout.encode(randomised)
     with pytest.raises(InvalidFeatures, match="50 rows"):
         layout.encode(ClientStats.compute(X, y % 3, clip=1.0))

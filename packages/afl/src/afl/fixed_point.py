@@ -24,7 +24,8 @@ class FixedPoint:
     """Numbers as ``round(a·2^s)`` modulo 2⁶⁴.
 
     The scale follows from public bounds alone, so all clients have the same. A sum of up to
-    ``clients`` vectors comes back with an error of ``2⁻ˢ·clients/2`` at most, and never wraps.
+    ``clients`` vectors comes back with an error of ``2⁻ˢ·clients/2`` at most, and never wraps; as a
+    float64 it is then rounded by up to ``2⁻⁵³`` of itself.
 
     Attributes:
         bound: largest magnitude of a number that one client may send.
@@ -52,7 +53,7 @@ class FixedPoint:
 
     @property
     def error(self) -> float:
-        """Most that a decoded sum of ``clients`` vectors is off."""
+        """Most that the integers of ``clients`` vectors are off, before they become float64."""
         return math.ldexp(self.clients / 2, -self.scale_bits)
 
     def encode(self, values: NDArray[np.float64]) -> Ring:
@@ -111,7 +112,7 @@ class StatsLayout:
 
         Raises:
             IncompatibleFeatures: another width, clip or space, or a class outside the layout.
-            InvalidFeatures: weighted rows, or more of them than agreed.
+            InvalidFeatures: randomised sums, weighted rows, or more of them than agreed.
         """
         facts = (stats.n_features, stats.clip, stats.space, stats.per_class)
         if facts != (self.n_features, self.clip, self.space, False):
@@ -122,6 +123,8 @@ class StatsLayout:
         place = {label: i for i, label in enumerate(self.classes)}
         if outside := [label for label in stats.classes if label not in place]:
             raise IncompatibleFeatures(f"class {outside[0]!r} is not in the cohort's list")
+        if stats.noise is not None:
+            raise InvalidFeatures("randomised statistics do not go under masks: send one of both")
         if stats.n_rows > self.most_rows or (stats.mass != stats.counts).any():
             raise InvalidFeatures(
                 f"{stats.n_rows} rows, at most {self.most_rows} unweighted ones were agreed"

@@ -27,6 +27,7 @@ from afl.shamir import SHARE_BYTES, combine, split
 from lipogram.errors import InvalidSetting
 
 MINIMUM_COHORT = 3
+PARCEL_BYTES = 2 * SHARE_BYTES + 16  # two shares and the cipher's tag
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ class Session:
         name: unique to one sum; keys of another session do not fit.
         size: numbers to a vector.
         threshold: t, shares that open a secret; more than half of the clients.
+        minimum_cohort: neither side takes part in a sum of fewer clients.
     """
 
     name: str
     size: int
     threshold: int
+    minimum_cohort: int = MINIMUM_COHORT
 
 
 class SecureSumClient:
@@ -88,18 +91,19 @@ class SecureSumClient:
             raise RejectedUpload(f"the roster has other keys for {self.name!r} than its own")
         if len({a.masks for a in roster.values()}) < len(roster):
             raise RejectedUpload("two clients of the roster have one key")
-        check_threshold(self.session.threshold, len(roster))
+        check_cohort(self.session, len(roster))
         names = sorted(roster)
         keys = split(self._key, self.session.threshold, len(names))
         seeds = split(self._seed, self.session.threshold, len(names))
-        parcels = {}
+        parcels, own = {}, b""
         for place, name in enumerate(names):
             text = keys[place] + seeds[place]
             if name == self.name:
-                self._shares[name] = text
+                own = text
                 continue
+            mask_seed(self._key, roster[name], self.session, self.name, name)  # or it is no key
             parcels[name] = seal(self._parcel_key(roster[name], self.name, name), text, self.name)
-        self._roster = dict(roster)
+        self._roster, self._shares = dict(roster), {self.name: own}
         return parcels
 
     def mask(self, vector: Ring, parcels: Mapping[str, bytes]) -> Ring:
@@ -131,12 +135,12 @@ class SecureSumClient:
             opened[sender] = unseal(key, parcel, sender)
             if len(opened[sender]) != 2 * SHARE_BYTES:
                 raise RejectedUpload(f"a parcel of another size from {sender!r}")
-        self._masked = True
-        self._shares |= opened
         total = vector + mask(self._seed, self.session.size)
         for peer in opened:
             key = mask_seed(self._key, self._roster[peer], self.session, self.name, peer)
             total += signed(mask(key, self.session.size), self.name < peer)
+        self._masked = True
+        self._shares |= opened
         return total
 
     def open(self, survivors: Collection[str]) -> dict[str, bytes]:
@@ -146,7 +150,7 @@ class SecureSumClient:
             survivors: clients whose vectors arrived.
 
         Raises:
-            BelowThreshold: fewer than the threshold, so that no mask may come off.
+            BelowThreshold: fewer than the threshold or the minimum cohort: no mask may come off.
             RejectedUpload: a survivor that never dealt.
             ReplayedUpload: asked a second time; both shares of one client would lay it open.
         """
@@ -155,10 +159,9 @@ class SecureSumClient:
         left = set(survivors)
         if stranger := sorted(left - set(self._shares)):
             raise RejectedUpload(f"{stranger[0]!r} is named as a survivor, but dealt no shares")
-        if len(left) < self.session.threshold or self.name not in left:
-            raise BelowThreshold(
-                f"{len(left)} clients are left, {self.session.threshold} are needed"
-            )
+        needed = max(self.session.threshold, self.session.minimum_cohort)
+        if len(left) < needed or self.name not in left:
+            raise BelowThreshold(f"{len(left)} clients are left, {needed} are needed")
         self._opened = True
         return {
             name: text[SHARE_BYTES:] if name in left else text[:SHARE_BYTES]
@@ -175,25 +178,25 @@ class SecureSumServer:
     """The server's side: it passes parcels on, adds masked vectors, and opens only their sum.
 
     Each method takes one client's message, and refuses a second one, one from a stranger, and one
-    of another stage, without a change.
+    of another stage, without a change. What the server has told a client closes the stage before:
+    the roster closes registration, the first mailbox the dealing, the survivors' list the vectors.
+    Else clients would mask against different lists, and the sum would be noise.
 
     Attributes:
         session: what is summed.
-        minimum_cohort: fewer clients are not summed.
     """
 
     session: Session
-    minimum_cohort: int = MINIMUM_COHORT
     adverts: dict[str, Advert] = field(default_factory=dict)
     parcels: dict[str, dict[str, bytes]] = field(default_factory=dict)
     vectors: dict[str, Ring] = field(default_factory=dict, repr=False)
     shares: dict[str, dict[str, bytes]] = field(default_factory=dict, repr=False)
+    _closed: set[str] = field(default_factory=set, repr=False)
 
     def register(self, name: str, advert: Advert) -> None:
         """Stage 1."""
         _once(name, self.adverts, "keys")
-        if self.parcels:
-            raise RejectedUpload(f"{name!r} comes after the shares were dealt")
+        self._check_open("keys", name)
         if {len(advert.channel), len(advert.masks)} != {KEY_BYTES}:
             raise RejectedUpload(f"{name!r} sent keys of another length")
         self.adverts[name] = advert
@@ -204,34 +207,35 @@ class SecureSumServer:
         Raises:
             TooFewClients: fewer than the minimum, or than the threshold.
         """
-        if len(self.adverts) < self.minimum_cohort:
-            raise TooFewClients(
-                f"{len(self.adverts)} clients, at least {self.minimum_cohort} hide one another"
-            )
-        check_threshold(self.session.threshold, len(self.adverts))
+        check_cohort(self.session, len(self.adverts))
+        self._closed.add("keys")
         return dict(self.adverts)
 
     def deliver(self, name: str, parcels: Mapping[str, bytes]) -> None:
         """Stage 2: take a client's parcels for the others."""
         _known(name, self.adverts)
         _once(name, self.parcels, "parcels")
-        if set(parcels) != set(self.adverts) - {name} or self.vectors:
-            raise RejectedUpload(f"{name!r} sent parcels that do not fit the roster or the stage")
+        self._check_open("parcels", name)
+        sizes = {len(parcel) for parcel in parcels.values()}
+        if set(parcels) != set(self.adverts) - {name} or sizes != {PARCEL_BYTES}:
+            raise RejectedUpload(f"{name!r} sent parcels that do not fit the roster, or their size")
         self.parcels[name] = dict(parcels)
 
     def mailbox(self, name: str) -> dict[str, bytes]:
         """Parcels for a client, by sender."""
         _known(name, self.parcels)
+        self._closed.add("parcels")
         return {sender: sent[name] for sender, sent in self.parcels.items() if sender != name}
 
     def collect(self, name: str, vector: Ring) -> None:
         """Stage 3: take a masked vector."""
         _known(name, self.parcels)
         _once(name, self.vectors, "a vector")
-        if vector.shape != (self.session.size,) or vector.dtype != np.uint64 or self.shares:
+        self._check_open("vectors", name)
+        if vector.shape != (self.session.size,) or vector.dtype != np.uint64:
             raise RejectedUpload(
                 f"{name!r} sent a vector of {vector.shape} {vector.dtype}, agreed were "
-                f"{self.session.size}, or came too late"
+                f"{self.session.size} integers"
             )
         self.vectors[name] = vector
 
@@ -247,10 +251,12 @@ class SecureSumServer:
                 f"{len(self.vectors)} vectors arrived, {self.session.threshold} are needed: "
                 "nothing can be opened"
             )
-        if len(self.vectors) < self.minimum_cohort:
+        if len(self.vectors) < self.session.minimum_cohort:
             raise TooFewClients(
-                f"{len(self.vectors)} vectors, at least {self.minimum_cohort} hide one another"
+                f"{len(self.vectors)} vectors, at least {self.session.minimum_cohort} hide one "
+                "another"
             )
+        self._closed.add("vectors")
         return sorted(self.vectors)
 
     def receive(self, name: str, shares: Mapping[str, bytes]) -> None:
@@ -291,6 +297,10 @@ class SecureSumServer:
                 total -= signed(mask(seed, size), peer < name)
         return total
 
+    def _check_open(self, stage: str, name: str) -> None:
+        if stage in self._closed:
+            raise RejectedUpload(f"{name!r} comes too late: the list of {stage} is closed")
+
 
 def secure_sum(
     vectors: Mapping[str, Ring],
@@ -319,8 +329,8 @@ def secure_sum(
         raise TooFewClients("there is no vector to sum")
     needed = default_threshold(len(vectors)) if threshold is None else threshold
     size = len(next(iter(vectors.values())))
-    agreed = Session(session or secrets.token_hex(16), size, needed)
-    server = SecureSumServer(agreed, minimum_cohort)
+    agreed = Session(session or secrets.token_hex(16), size, needed, minimum_cohort)
+    server = SecureSumServer(agreed)
     clients = {name: SecureSumClient(name, agreed) for name in vectors}
     for name, client in clients.items():
         server.register(name, client.advertise())
@@ -342,15 +352,20 @@ def default_threshold(clients: int) -> int:
     return max(math.ceil(2 * clients / 3), clients // 2 + 1)
 
 
-def check_threshold(threshold: int, clients: int) -> None:
-    """Raise unless t is more than half of the clients and at most all of them.
+def check_cohort(session: Session, clients: int) -> None:
+    """Raise unless the cohort is large enough, and t more than half of it and at most all.
 
     With half of them or fewer, a server could have one client opened in both ways by two halves.
 
     Raises:
-        TooFewClients: fewer clients than t.
+        TooFewClients: fewer clients than the minimum or than t.
         InvalidSetting: t is too small.
     """
+    threshold = session.threshold
+    if clients < session.minimum_cohort:
+        raise TooFewClients(
+            f"{clients} clients, at least {session.minimum_cohort} hide one another"
+        )
     if clients < threshold:
         raise TooFewClients(f"{clients} clients, the threshold is {threshold}")
     if 2 * threshold <= clients:

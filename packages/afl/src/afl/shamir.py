@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from afl.errors import BelowThreshold
 from lipogram.analytic.settings import whole
+from lipogram.errors import InvalidSetting
 
 PRIME = 2**521 - 1
 SECRET_BYTES, SHARE_BYTES = 32, 66
@@ -19,10 +20,11 @@ def split(secret: bytes, threshold: int, places: int) -> list[bytes]:
     """One share (66 bytes) for each place 1 … ``places`` of a secret of 32 bytes.
 
     Raises:
-        InvalidSetting: a threshold that is not 1 to ``places``.
+        InvalidSetting: a threshold that is not 1 to ``places``, or a secret of another length.
     """
     whole("threshold", threshold, most=places)
-    assert len(secret) == SECRET_BYTES, "a secret has 32 bytes"
+    if len(secret) != SECRET_BYTES:
+        raise InvalidSetting(f"the secret has {len(secret)} bytes, it must have {SECRET_BYTES}")
     polynomial = [int.from_bytes(secret, "big")]
     polynomial += [secrets.randbelow(PRIME) for _ in range(threshold - 1)]
     shares = []
