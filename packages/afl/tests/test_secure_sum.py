@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,19 +7,22 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from afl.client_stats import ClientStats
+from afl.cohort import (
+    Advert,
+    Session,
+    default_session,
+    default_threshold,
+    neighbourhoods,
+    plan_neighbours,
+)
 from afl.errors import BelowThreshold, RejectedUpload, ReplayedUpload, TooFewClients
 from afl.federation import Federation
 from afl.fixed_point import FixedPoint, StatsLayout
-from afl.secure_sum import (
-    Advert,
-    SecureSumClient,
-    SecureSumServer,
-    Session,
-    default_threshold,
-    secure_sum,
-)
+from afl.secure_client import SecureSumClient
+from afl.secure_server import SecureSumServer
+from afl.secure_sum import secure_sum
 from afl.shamir import combine, split
-from lipogram.errors import IncompatibleFeatures, InvalidFeatures, InvalidSetting
+from lipogram.errors import CorruptState, IncompatibleFeatures, InvalidFeatures, InvalidSetting
 
 rng = np.random.default_rng(0)
 
@@ -48,7 +53,7 @@ def test_drop_outs_up_to_the_threshold_are_recovered_and_no_more(gone):
     names = sorted(held)[:gone]
     total, left = secure_sum(held, threshold=7, dropped=names)
     assert np.array_equal(total, plain(held, left))
-    with pytest.raises(BelowThreshold, match="6 vectors arrived, 7"):
+    with pytest.raises(BelowThreshold, match=r"6 vectors arrived near .*, 7 are needed"):
         secure_sum(held, threshold=7, dropped=sorted(held)[:4])
 
 
@@ -303,3 +308,99 @@ def test_a_layout_refuses_what_was_not_agreed():
         layout.encode(randomised)
     with pytest.raises(InvalidFeatures, match="50 rows"):
         layout.encode(ClientStats.compute(X, y % 3, clip=1.0))
+
+
+def test_a_large_cohort_shares_masks_with_a_few_and_sums_the_same():
+    held = vectors(140, size=7)
+    agreed = default_session("s", 7, 140)
+    assert agreed.neighbours is not None
+    assert agreed.neighbours < 100
+    gone = sorted(held)[:20]
+    total, left = secure_sum(held, dropped=gone)
+    assert left == sorted(set(held) - set(gone))
+    assert np.array_equal(total, plain(held, left))
+
+
+@settings(max_examples=25)
+@given(st.integers(6, 14), st.sampled_from([2, 4]), st.data())
+def test_a_sparse_graph_sums_exactly_or_opens_nothing(clients, neighbours, data):
+    held = vectors(clients, size=3)
+    gone = data.draw(st.sets(st.sampled_from(sorted(held)), max_size=3))
+    threshold = neighbours // 2 + 1
+    try:
+        total, left = secure_sum(held, threshold=threshold, neighbours=neighbours, dropped=gone)
+    except BelowThreshold:
+        assert len(gone) >= 2
+        return
+    assert np.array_equal(total, plain(held, left))
+
+
+def test_the_graph_is_mutual_and_the_same_for_both_sides():
+    session = Session("s", 1, 3, neighbours=4)
+    roster = {f"c{i}": SecureSumClient(f"c{i}", session).advertise() for i in range(11)}
+    groups = neighbourhoods(session, roster)
+    assert {len(group) for group in groups.values()} == {5}
+    assert all(name in groups[peer] for name, group in groups.items() for peer in group)
+    assert neighbourhoods(session, dict(reversed(roster.items()))) == groups
+    other = neighbourhoods(Session("t", 1, 3, neighbours=4), roster)
+    assert other != groups
+    with pytest.raises(InvalidSetting, match="even"):
+        Session("s", 1, 3, neighbours=3)
+
+
+@pytest.mark.parametrize("clients", [101, 1000])
+def test_a_planned_graph_is_safe_and_finishes(clients):
+    k, t = plan_neighbours(clients)
+    assert 2 * t > k + 1
+    members, corrupt = clients - 1, math.ceil(0.1 * clients)
+    with_t = sum(
+        math.comb(corrupt, x) * math.comb(members - corrupt, k - x) for x in range(t, k + 1)
+    )
+    assert clients * with_t <= math.comb(members, k) * 2.0**-40  # exact, in integers
+    alive = clients - math.ceil(0.2 * clients)
+    too_few = sum(math.comb(alive, x) * math.comb(members - alive, k - x) for x in range(t))
+    assert clients * too_few <= math.comb(members, k) * 2.0**-40
+    with pytest.raises(InvalidSetting, match="above one half"):
+        plan_neighbours(clients, dropping=0.5)
+
+
+def test_a_client_goes_on_after_its_process_ended_at_any_stage():
+    session = Session("s", 4, 3)
+    server = SecureSumServer(session)
+    kept = {f"c{i}": SecureSumClient(f"c{i}", session).to_bytes() for i in range(4)}
+
+    def resumed(name, act):
+        client = SecureSumClient.from_bytes(kept[name])
+        answer = act(client)
+        kept[name] = client.to_bytes()
+        return answer
+
+    for name in kept:
+        server.register(name, resumed(name, SecureSumClient.advertise))
+    for name in kept:
+        server.deliver(name, resumed(name, lambda c: c.deal(server.roster())))
+    ones = np.ones(4, dtype=np.uint64)
+    for name in ("c0", "c1", "c2"):
+        mail = server.mailbox(name)
+        server.collect(name, resumed(name, lambda c, mail=mail: c.mask(ones, mail)))
+    left = server.survivors()
+    for name in left:
+        server.receive(name, resumed(name, lambda c: c.open(left)))
+    assert server.result().tolist() == [3] * 4
+    for call in (
+        lambda c: c.open(left),
+        lambda c: c.mask(ones, server.mailbox("c0")),
+        lambda c: c.deal(server.roster()),
+    ):
+        with pytest.raises(ReplayedUpload):  # what was done stays done
+            resumed("c0", call)
+    for damaged in (b"", b"{}", b"[1]", kept["c0"][:-9], kept["c0"].replace(b"roster", b"rooster")):
+        with pytest.raises(CorruptState):
+            SecureSumClient.from_bytes(damaged)
+
+
+def test_a_session_cannot_talk_a_client_into_a_cohort_of_one():
+    session = Session("s", 4, 1, minimum_cohort=1)
+    client = SecureSumClient("a", session)
+    with pytest.raises(TooFewClients, match="at least 3"):
+        client.deal({"a": client.advertise()})

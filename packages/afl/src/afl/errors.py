@@ -21,3 +21,7 @@ class RevealsOneClient(LipogramError, ValueError):
 
 class BelowThreshold(LipogramError, RuntimeError):
     """Too few clients are left to take the masks off a sum; nothing of it was opened."""
+
+
+class Declined(LipogramError, ValueError):
+    """A client's owner does not allow what the federation asks for."""

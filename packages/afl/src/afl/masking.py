@@ -52,6 +52,16 @@ def mask(seed: bytes, size: int) -> Ring:
     return np.frombuffer(stream.update(bytes(8 * size)), dtype="<u8").astype(np.uint64)
 
 
+def mask_seed(private: bytes, public: bytes, session: str, mine: str, theirs: str) -> bytes:
+    """Seed of the mask between two clients, the same for both."""
+    return shared_key(private, public, "mask", session, mine, theirs)
+
+
+def signed(values: Ring, positive: bool) -> Ring:
+    """The mask, or its negative: of two clients the first by name adds, the other subtracts."""
+    return values if positive else np.uint64(0) - values
+
+
 def seal(key: bytes, text: bytes, about: str) -> bytes:
     """Encrypt and sign a text; the key must be used for one text and direction only."""
     return ChaCha20Poly1305(key).encrypt(bytes(12), text, about.encode())
