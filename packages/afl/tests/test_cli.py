@@ -1,3 +1,4 @@
+import contextlib
 import importlib.metadata
 import json
 import re
@@ -17,6 +18,7 @@ from afl.federation import Federation
 from afl.head import LinearHead
 from lipogram.analytic.datasets import digits
 
+PRIVATE = "--clip 1 --classes 0,1,2,3,4,5,6,7,8,9 --epsilon 1".split()
 COMMAND = Path(sysconfig.get_path("scripts")) / "afl"
 
 
@@ -154,6 +156,91 @@ def test_noise_and_private_heads_are_a_few_words_away(silos, tmp_path, inside):
         assert cost in said
 
 
+def test_a_budget_ends_private_heads_and_allows_no_others(silos, tmp_path, inside):
+    sent, total, out = tmp_path / "t.st", tmp_path / "sum.st", tmp_path / "h.st"
+    known = ("--classes", "0,1,2,3,4,5,6,7,8,9")
+    assert inside("stats", silos / "test.npz", "-o", sent, "--clip", "1")[0] == 0
+    assert inside("merge", sent, "-o", total, "--budget-epsilon", "2")[0] == 0
+    code, said, _ = inside("solve", total, "-o", out, "--epsilon", "1", *known)
+    assert code == 0
+    assert "a row ε 1 together" in said
+    assert "leaves ε 1.66 for one more" in said
+    before = total.read_bytes()
+    for asked, message in (
+        ((), "without noise"),
+        (("--epsilon", "1.9", *known), "ε 1.658 at δ 1e-05 is left"),
+    ):
+        code, _, said = inside("solve", total, "-o", tmp_path / "x.st", *asked)
+        assert code == 1
+        assert message in said
+    assert inside("solve", total, "-o", tmp_path / "no" / "x.st", "--epsilon", "1", *known)[0] == 1
+    assert total.read_bytes() == before
+    assert not (tmp_path / "x.st").exists()
+    entries = json.loads(inside("ledger", total, "--json")[1])
+    assert [e["action"] for e in entries] == ["terms", "add", "release"]
+    assert "row, ε 1" in " ".join(inside("ledger", total)[1].split())
+
+
+def test_a_sum_is_locked_from_reading_to_writing(prepared, tmp_path, inside, monkeypatch):
+    seen = []
+
+    @contextlib.contextmanager
+    def recorded(path):
+        seen.append(f"lock {Path(path).name}")
+        yield
+        seen.append("unlock")
+
+    def told(word, call):
+        return lambda *arguments: (seen.append(word), call(*arguments))[1]
+
+    total = tmp_path / "total.st"
+    total.write_bytes(prepared["SUM"].read_bytes())
+    monkeypatch.setattr("lipogram.files.locked", recorded)
+    monkeypatch.setattr(Federation, "load", told("load", Federation.load))
+    monkeypatch.setattr(Federation, "save", told("save", Federation.save))
+    wire.save(ClientStats.compute(np.eye(64)[:30], [0] * 30), tmp_path / "d.st", client="d")
+    for words in (
+        ("solve", total, "-o", tmp_path / "h.st"),
+        ("merge", tmp_path / "d.st", "--into", total, "-o", total),
+        ("unlearn", total, prepared["STATS"]),
+    ):
+        assert inside(*words)[0] == 0
+        assert seen == ["lock total.st", "load", "save", "unlock"]
+        seen.clear()
+
+
+def test_clients_are_hidden_at_the_server_or_by_themselves(silos, tmp_path, inside):
+    known = ("--clip", "1", "--classes", "0,1,2,3,4,5,6,7,8,9")
+    files = [tmp_path / f"{name}.st" for name in ("north", "south", "west")]
+    for file in files:
+        rows = silos / f"{file.stem}.npz"
+        assert inside("stats", rows, "-o", file, "--clip", "1")[0] == 0
+    total, asked = tmp_path / "sum.st", ("--client-bound", "300", "--budget-epsilon", "3")
+    assert inside("merge", *files, "-o", total, *asked)[0] == 0
+    head = ("-o", tmp_path / "h.st", "--epsilon", "2", *known[2:])
+    code, said, _ = inside("solve", total, *head)
+    assert code == 0
+    assert "a client ε 2 together" in said
+    assert Federation.load(total).privacy.budget.unit == "client"
+    alone = ("--epsilon", "2", "--unit", "client", "--bound", "300", *known)
+    spent = ("--spent", tmp_path / "s.json", "--budget-epsilon", "2")
+    mine = ("stats", silos / "north.npz", "-o", tmp_path / "n.st")
+    code, said, _ = inside(*mine, *alone, *spent)
+    assert code == 0
+    assert "cost a client ε 2 at δ 1e-05" in said
+    assert wire.load(tmp_path / "n.st").stats.noise["unit"] == "client"
+    noted = json.loads((tmp_path / "s.json").read_text())["releases"][0]
+    assert (noted["client"], noted["round"], noted["unit"], noted["epsilon"]) == (
+        "n",
+        0,
+        "client",
+        2,
+    )
+    code, _, said = inside(*mine, *alone, "--spent", tmp_path / "s.json", "--round", "1")
+    assert code == 1
+    assert "nothing is left" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -171,6 +258,22 @@ def test_noise_and_private_heads_are_a_few_words_away(silos, tmp_path, inside):
         (["solve", "SUM", "-o", "OUT", "--epsilon", "1"], 2, "--classes"),
         (["solve", "SUM", "-o", "OUT", "--epsilon", "1", "--classes", "0,1,2,3"], 2, "clip"),
         (["merge", "ONE", "-o", "OUT"], 1, "at least 20"),
+        (["merge", "STATS", "-o", "OUT", "--client-bound", "5"], 2, "clip"),
+        (["merge", "STATS", "-o", "OUT", "--budget-epsilon", "0"], 2, "epsilon"),
+        (
+            ["merge", "STATS", "-o", "OUT", "--budget-epsilon", "1", "--budget-delta", "2"],
+            2,
+            "delt",
+        ),
+        (["merge", "STATS", "--into", "SUM", "-o", "OUT", "--client-bound", "5"], 2, "bound"),
+        (["stats", "DATA", "-o", "OUT", "--unit", "client"], 2, "--epsilon"),
+        (["stats", "DATA", "-o", "OUT", "--spent", "OUT"], 2, "--epsilon"),
+        (["stats", "DATA", "-o", "OUT", *PRIVATE, "--unit", "client"], 2, "bound"),
+        (["stats", "DATA", "-o", "OUT", *PRIVATE, "--bound", "3"], 2, "unit client"),
+        (["stats", "DATA", "-o", "OUT", *PRIVATE, "--unit", "all"], 2, "unit"),
+        (["stats", "DATA", "-o", "OUT", *PRIVATE, "--budget-epsilon", "3"], 2, "--spent"),
+        (["stats", "DATA", "-o", "OUT", *PRIVATE, "--spent", "DATA"], 1, "no count of releases"),
+        (["stats", "DATA", "-o", "OUT", *PRIVATE, "--spent", "nowhere/s"], 1, "no folder nowhere"),
     ],
 )
 def test_bad_input_is_one_line(prepared, tmp_path, inside, arguments, code, message):

@@ -27,9 +27,14 @@ def test_the_demo_falls_back_on_digits_and_says_so(tmp_path, monkeypatch):
         return features_of(name, **settings)
 
     monkeypatch.setattr(demo, "features_of", missing)
+    monkeypatch.setattr(demo, "run_emoji", lambda *_, **__: {"note": "npm is not here"})
     summary = demo.run_demo(tmp_path / "run")
     assert summary["dataset"] == "digits"
-    assert "no such package here" in (tmp_path / "run" / "report.html").read_text()
+    assert summary["emoji"] == {"note": "npm is not here"}
+    assert summary["headline"]["emoji, one client per vendor"].startswith("left out")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "no such package here" in page
+    assert "npm is not here" in page
 
 
 def test_the_demo_shows_what_it_claims(tmp_path):
@@ -42,4 +47,6 @@ def test_the_demo_shows_what_it_claims(tmp_path):
     assert summary["timeline"]["points"][0]["total"] != summary["timeline"]["total_after"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "the same integers" in page
-    assert page.count("data:image/png") == 3
+    assert page.count("data:image/png") == 4
+    assert "leaves" in page
+    assert summary["emoji"] is None

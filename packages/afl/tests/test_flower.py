@@ -248,12 +248,12 @@ def lying(name, kind, make):
 
 def stats_of(**changes):
     rows = ROWS[:50]
-    made = ClientStats.compute(rows, LABELS[:50], space=changes.pop("space", "x"))
+    made = ClientStats.compute(rows, LABELS[:50], clip=70.0, space=changes.pop("space", "x"))
     made.noise = changes.pop("noise", None)
     return messages.with_bytes(wire.to_bytes(made, **changes))
 
 
-CLAIM = {"unit": "row", "epsilon": 1.0, "delta": 1e-5, "sigma": 1.0}
+CLAIM = {"unit": "row", "epsilon": 1.0, "delta": 1e-5, "sigma": 1e5}
 LIES = [
     (lambda c: stats_of(client="north"), "are those of 'north'"),
     (lambda c: stats_of(client="west", round=3), "in round 3"),
@@ -312,6 +312,7 @@ CONSENT = [
     ({"release": "masked"}, {}, "Declined"),
     ({"release": "noisy"}, {}, "Declined"),
     ({"release": "noisy"}, MASKED, "Declined"),
+    ({"most-epsilon": 0.5}, MASKED | {"epsilon": 1.0}, "Declined"),
     ({"minimum-cohort": 5}, MASKED, "Declined"),
     ({"most-epsilon": 0.5}, {"epsilon": 1.0, "clip": 70.0, "classes": CLASSES}, "Declined"),
     ({"release": "everything"}, {}, "InvalidSetting"),
@@ -337,6 +338,24 @@ def test_noise_is_added_where_it_is_asked_for(nodes, tmp_path):
     plain = lambda c: stats_of(client="west")  # noqa: E731
     loop = Loop(nodes, change=lying("west", messages.STATS, plain))
     assert "other noise" in federate(loop, plan(tmp_path, **changes))[1]["refused"]["west"]
+
+
+def test_masks_and_noise_together_give_a_sum_that_claims_what_it_is_worth(nodes, tmp_path):
+    nodes[2] |= {"release": "masked", "most-epsilon": 4.0}
+    nodes[3] |= {"release": "noisy", "most-epsilon": 4.0}
+    changes = MASKED | {"epsilon": 4.0, "minimum_clients": 4}
+    done, outcome = federate(Loop(nodes), plan(tmp_path, **changes))
+    assert outcome["joined"] == ["east", "north", "south", "west"]
+    claim = done.federation.total().noise
+    assert (claim["unit"], claim["epsilon"], claim["shares"]) == ("row", 4.0, 3)
+    with pytest.raises(TooFewClients, match="3 vectors, at least 4"):
+        federate(
+            Loop(nodes, lost={("west", messages.MASKED)}),
+            plan(tmp_path, **changes, noise_shares=4),
+        )
+    nodes[3]["most-epsilon"] = 1.0
+    _, outcome = federate(Loop(nodes), plan(tmp_path, **changes | {"minimum_clients": 2}))
+    assert outcome["refused"] == {"west": "query.keys: Declined"}
 
 
 def test_two_nodes_of_one_name_are_both_refused(nodes, tmp_path):

@@ -66,13 +66,15 @@ class Net:
             "FLWR_HOME": str(folder / "home"),
             "AFL_MARK": self.mark,
             "AFL_WATCH": str(folder / "addresses"),
-            "PYTHONPATH": str(folder / "watch"),
+            "PYTHONPATH": os.pathsep.join(
+                [str(folder / "watch"), os.environ.get("PYTHONPATH", "")]
+            ),
             "OMP_NUM_THREADS": "1",
         }
 
     def start(self, name, *words):
         """`afl WORDS…`, in the background."""
-        log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115
+        log = open(self.folder / f"{name}.log", "ab")
         with log:
             self.started[name] = subprocess.Popen(
                 [sys.executable, "-m", "afl", *map(str, words)],
@@ -103,9 +105,9 @@ class Net:
     def log(self, name):
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
-    def wait_for(self, name, text, seconds=90):
+    def wait_for(self, name, text, seconds=90, times=1):
         end = time.monotonic() + seconds
-        while text not in self.log(name):
+        while self.log(name).count(text) < times:
             assert time.monotonic() < end, f"{name} never said {text!r}:\n{self.log(name)[-3000:]}"
             time.sleep(0.1)
 
@@ -139,10 +141,11 @@ class Net:
         """Addresses off this machine that any process turned to."""
         lines = (self.folder / "addresses").read_text().splitlines()
         assert any("connect" in line for line in lines), "the watch saw nothing at all"
-        own = ("'127.0.0.1'", "'localhost'", "'::1'", "None", "b'127.0.0.1'", "'0.0.0.0'")
-        unix = ("connect '/", "connect b'/", "connect '\\x00")
+        here = {a.address for held in psutil.net_if_addrs().values() for a in held}
+        known = {f"{n!r}" for n in here | {"localhost", "0.0.0.0", "::"}} | {"None"}
+        unix = ("connect '", "connect b'")  # no network at all
         return sorted(
-            {x for x in lines if not any(o in x for o in own) and not any(u in x for u in unix)}
+            {x for x in lines if not any(k in x for k in known) and not any(u in x for u in unix)}
         )
 
 
@@ -184,21 +187,19 @@ def test_two_nodes_answer_a_third_is_killed_and_nobody_talks_to_strangers(net, s
     for name in silos:
         words = ["join", net.address, "--insecure", "--name", name, "--data", f"{name}.npz"]
         net.start(name, *words)
-    options = ["--set", "minimum-clients=3", "--set", "timeout=25", "--out", tmp_path / "out"]
+    net.wait_for("server", "Activated node_id", times=3)
+    settings = ["minimum-clients=2", "timeout=25", "evaluate=false"]
+    options = [w for s in settings for w in ("--set", s)] + ["--out", tmp_path / "out"]
     run = net.start("run", "run", "--superlink", net.address, "--insecure", *options)
     net.wait_for("west", "train.stats message")
     net.started["west"].send_signal(signal.SIGKILL)
-    assert run.wait(120) == 1  # three were asked for
-    assert "west: train.stats: no answer in time" in net.log("run")
-    assert not (tmp_path / "out").exists()
-    options = ["--set", "minimum-clients=2", "--set", "timeout=25", "--out", tmp_path / "out"]
-    done = net.call("run", "--superlink", net.address, "--insecure", *options)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert run.wait(150) == 0, net.log("run")
+    assert outcome(tmp_path / "out")["missing"] == {"west": "train.stats: no answer in time"}
     assert outcome(tmp_path / "out")["joined"] == ["north", "south"]
     assert off(tmp_path / "out", [silos["north"], silos["south"]]) < 1e-10
     assert net.stop() == []
     assert net.strangers() == []
-    assert time.monotonic() - begun < 240
+    assert time.monotonic() - begun < 180
 
 
 @pytest.mark.slow

@@ -1,7 +1,11 @@
 """Files that are whole or not there."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from lipogram.errors import FolderInUse
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -21,6 +25,28 @@ def write_atomically(path: Path, content: bytes) -> None:
         part.unlink(missing_ok=True)
         raise
     _sync(path.parent)
+
+
+@contextmanager
+def locked(path: Path, *, seconds: float = 60.0) -> Iterator[None]:
+    """Keep other processes out of the block while one reads, changes and writes `path`.
+
+    The lock is a file beside it, which stays; the system lets go of it with the process.
+
+    Raises:
+        FolderInUse: another process held it all the time.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=seconds)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise FolderInUse(f"another process has been using {path} for {seconds:g} s") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def move_folder(part: Path, home: Path) -> None:

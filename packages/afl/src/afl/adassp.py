@@ -15,9 +15,13 @@ from collections.abc import Sequence
 import torch
 from scipy.special import ndtri
 
+from afl.claims import claim_of
 from afl.client_stats import ClientStats
+from afl.discrete_gaussian import noise_key
 from afl.gaussian_mechanism import mu_of
-from afl.noisy_stats import noise_key, sensitivity_of, standard_normals, with_noise
+from afl.joint_vector import check_unweighted, clip_of
+from afl.noisy_stats import standard_normals, with_noise
+from afl.privacy_unit import Unit, moves
 from lipogram.analytic.labels import Label
 from lipogram.errors import InvalidSetting
 
@@ -47,25 +51,32 @@ def adassp(
     delta: float,
     classes: Sequence[Label],
     rho: float = 0.05,
+    unit: Unit = "row",
+    bound: float | None = None,
     seed: int | None = None,
 ) -> tuple[ClientStats, float]:
-    """Noisy statistics and the γ to solve them with; together (ε, δ)-private for each row.
+    """Noisy statistics and the γ to solve them with; together (ε, δ)-private for each unit.
 
     With probability ``1 − ρ`` the noisy second moment plus γ is positive definite.
 
     Args:
-        stats: pooled, with a clip, unweighted: one client's, or a trusted server's total.
+        stats: pooled, with a clip: one client's, or a trusted server's total. To hide rows, they
+            have no weights; to hide clients, it is a sum of :func:`afl.privacy_unit.bounded` ones.
         epsilon: ε > 0.
-        delta: δ, far below one over the number of rows.
+        delta: δ, far below one over the number of rows, or of clients.
         classes: labels that everybody knows.
         rho: ρ, chance that γ is too small.
+        unit: what is hidden, a row or a client.
+        bound: C that each client's sums were scaled down to; for the unit client.
         seed: for tests; None draws one from the system's secure source.
 
     Raises:
         InvalidSetting, IncompatibleFeatures: see :func:`afl.noisy_stats.release`.
     """
-    if stats.clip is None:
-        raise InvalidSetting("noise hides rows of a known size: make the statistics with a clip")
+    clip = clip_of(stats)
+    sensitivity = moves(unit, clip, bound)[unit]
+    if unit == "row":
+        check_unweighted(stats)
     mu = mu_of(epsilon, delta)
     of_eigenvalue, of_sums = (
         mu * math.sqrt(EIGENVALUE_SHARE),
@@ -73,12 +84,13 @@ def adassp(
     )
     key = noise_key(seed)
     of_key = hashlib.sha256(b"eigenvalue" + key).digest()
-    # One row changes the smallest eigenvalue by at most clip² (Weyl).
-    spread = stats.clip**2 / of_eigenvalue
+    # By Weyl, one row moves the smallest eigenvalue by clip² at most, one client by the norm of its
+    # second moment: √2 times that of the half of it.
+    spread = (clip**2 if bound is None else math.sqrt(2.0) * bound) / of_eigenvalue
     least = float(torch.linalg.eigvalsh(stats.reweight().gram)[0])
     drawn = float(standard_normals(of_key, 1)[0])
     lower = max(0.0, least + spread * (drawn - float(ndtri(1 - rho / 2))))
-    sigma = sensitivity_of(stats.clip) / of_sums
+    sigma = sensitivity / of_sums
     noisy = with_noise(stats, sigma, classes, key)
-    noisy.noise = {"unit": "row", "epsilon": epsilon, "delta": delta, "sigma": sigma}
+    noisy.noise = claim_of(unit, epsilon, delta, sigma, bound=bound)
     return noisy, max(0.0, noise_norm(sigma, stats.n_features, rho / 2) - lower)

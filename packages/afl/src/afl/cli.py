@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
+from afl import cli_flower
+from afl.cli_privacy import (
+    BoundOption,
+    BudgetDelta,
+    BudgetEpsilon,
+    ClientBound,
+    SpentOption,
+    UnitOption,
+    agree,
+    alone_with,
+    budget_of,
+    check_folder,
+    ledger_table,
+    private_head,
+    released,
+)
+from afl.limits import Precision
 from lipogram.console import run_command, say, show
 from lipogram.options import choice
 
@@ -77,12 +94,17 @@ def stats(
     ] = False,
     dtype: Annotated[str, typer.Option(help="float64, float32 or bfloat16.")] = "float64",
     epsilon: Annotated[
-        float | None, typer.Option(help="Hide each row by noise; needs --clip and --classes.")
+        float | None, typer.Option(help="Hide rows by noise; needs --clip and --classes.")
     ] = None,
     delta: Annotated[float, typer.Option(help="Far below one over the number of rows.")] = 1e-5,
     classes: Annotated[
         str | None, typer.Option(help="By commas, the labels that everybody knows.")
     ] = None,
+    unit: UnitOption = "row",
+    bound: BoundOption = None,
+    spent: SpentOption = None,
+    budget_epsilon: BudgetEpsilon = None,
+    budget_delta: BudgetDelta = 1e-5,
     backbone: Annotated[str, typer.Option(help="For images.")] = "effnet-lite0",
     image_size: Annotated[int, typer.Option(help="Side in pixels.")] = 96,
 ) -> None:
@@ -90,17 +112,32 @@ def stats(
     from afl import wire
     from afl.client_rows import labelled_rows, public_labels
     from afl.client_stats import ClientStats
+    from lipogram.errors import InvalidSetting
+    from lipogram.files import write_atomically
+
+    check_folder(out)
+    if epsilon is None and (unit != "row" or bound or spent or budget_epsilon):
+        raise InvalidSetting("--unit, --bound, --spent and --budget-epsilon go with --epsilon")
+    name, precision = client or out.stem, choice("dtype", dtype, get_args(Precision))
+
+    def pack(made: ClientStats) -> tuple[ClientStats, bytes]:
+        return made, wire.to_bytes(made, client=name, round=round, dtype=precision)
 
     rows, labels, space = labelled_rows(data, backbone=backbone, image_size=image_size)
-    made = ClientStats.compute(rows, labels, clip=clip, per_class=per_class, space=space)
-    if epsilon is not None:
-        from afl.noisy_stats import release
-
-        known = public_labels(classes, labels.tolist())
-        made = release(made, epsilon=epsilon, delta=delta, classes=known)
-    name = client or out.stem
-    precision = choice("dtype", dtype, ("float64", "float32", "bfloat16"))
-    wire.save(made, out, client=name, round=round, dtype=precision)
+    exact = ClientStats.compute(rows, labels, clip=clip, per_class=per_class, space=space)
+    if epsilon is None:
+        made, message = pack(exact)
+    else:
+        made, message = released(
+            exact,
+            pack,
+            asked={"epsilon": epsilon, "delta": delta, "unit": unit, "bound": bound},
+            classes=public_labels(classes, labels.tolist()),
+            spent=spent,
+            budget=budget_of(budget_epsilon, budget_delta, unit),
+            note={"client": name, "round": round},
+        )
+    write_atomically(out, message)
     typer.echo(
         f"{made.n_rows} rows, {len(made.classes)} classes, {made.n_features} features, "
         f"{out.stat().st_size:,} bytes as {name!r}: {out}"
@@ -117,20 +154,26 @@ def merge(
     minimum_rows: Annotated[
         int | None, typer.Option(help="Refuse clients with fewer rows; 20 to begin with.")
     ] = None,
+    client_bound: ClientBound = None,
+    budget_epsilon: BudgetEpsilon = None,
+    budget_delta: BudgetDelta = 1e-5,
 ) -> None:
     """The server's part: add statistics up, all of the files or none."""
     from afl import wire
-    from afl.federation import MINIMUM_ROWS, Federation
+    from afl.federation import Federation
+    from afl.limits import MINIMUM_ROWS
 
-    if into is None:
-        federation = Federation(minimum_rows=minimum_rows or MINIMUM_ROWS)
-    else:
-        federation = Federation.load(into)
-        federation.minimum_rows = minimum_rows or federation.minimum_rows
-    for path in files:
-        sent = wire.load(path)
-        federation.add(sent.client, sent.stats, round=sent.round)
-    federation.save(out)
+    with alone_with(into):
+        if into is None:
+            federation = Federation(minimum_rows=minimum_rows or MINIMUM_ROWS)
+        else:
+            federation = Federation.load(into)
+            federation.minimum_rows = minimum_rows or federation.minimum_rows
+        agree(federation, client_bound, budget_epsilon, budget_delta)
+        for path in files:
+            sent = wire.load(path)
+            federation.add(sent.client, sent.stats, round=sent.round)
+        federation.save(out)
     typer.echo(f"{len(federation.clients)} clients, {federation.n_rows} rows: {out}")
     typer.echo(f"total {federation.digest}")
 
@@ -146,7 +189,7 @@ def solve(
     ] = None,
     epsilon: Annotated[
         float | None,
-        typer.Option(help="Publish a head that hides each row; needs statistics with --clip."),
+        typer.Option(help="Publish a head that hides rows, or clients; needs a --clip."),
     ] = None,
     delta: Annotated[float, typer.Option(help="Far below one over the number of rows.")] = 1e-5,
     classes: Annotated[
@@ -164,19 +207,17 @@ def solve(
         if gamma != "gcv":
             raise InvalidSetting(f"gamma is {gamma!r}, it must be a number or gcv") from None
         ridge = gamma
-    federation = Federation.load(sum_file)
-    if epsilon is not None:
-        if fit_intercept or class_weight is not None:
+    check_folder(out)
+    with alone_with(sum_file):
+        federation = Federation.load(sum_file)
+        if epsilon is None:
+            head = federation.solve(ridge, fit_intercept=fit_intercept, class_weight=class_weight)
+        elif fit_intercept or class_weight is not None:
             raise InvalidSetting("a private head has neither intercept nor class weights")
-        labels = public_labels(classes, federation.classes)
-        head = federation.solve_private(epsilon=epsilon, delta=delta, classes=labels)
-        typer.echo(
-            f"private heads of this sum have cost ε {federation.spent.epsilon(delta):.3g} together "
-            f"at δ {delta:g}"
-        )
-    else:
-        head = federation.solve(ridge, fit_intercept=fit_intercept, class_weight=class_weight)
-    federation.save(sum_file)  # it knows now what was released
+        else:
+            labels = public_labels(classes, federation.classes)
+            head = private_head(federation, epsilon=epsilon, delta=delta, classes=labels)
+        federation.save(sum_file)  # before the head: it knows now what was released
     head.save(out)
     typer.echo(
         f"{federation.n_rows} rows, {len(head.classes)} classes, gamma {head.gamma:g}, "
@@ -218,9 +259,10 @@ def unlearn(
     from afl import wire
     from afl.federation import Federation
 
-    federation, sent = Federation.load(sum_file), wire.load(file)
-    entry = federation.remove(sent.client, sent.stats, round=sent.round)
-    federation.save(out or sum_file)
+    with alone_with(sum_file):
+        federation, sent = Federation.load(sum_file), wire.load(file)
+        entry = federation.remove(sent.client, sent.stats, round=sent.round)
+        federation.save(out or sum_file)
     typer.echo(
         f"{sent.client!r} is out: {len(federation.clients)} clients, {federation.n_rows} rows "
         f"left: {out or sum_file}"
@@ -233,21 +275,12 @@ def unlearn(
 def ledger(sum_file: SumFile, as_json: AsJson = False) -> None:
     """Who joined and left, with the hashes that prove it; the file is checked against them."""
     from afl.federation import Federation
-    from lipogram.report import Table
 
     federation = Federation.load(sum_file)
     if as_json:
         typer.echo(json.dumps(federation.ledger.describe(), indent=2))
-        return
-    show(
-        Table(
-            columns=["entry", "action", "client", "round", "rows", "statistics", "total"],
-            rows=[
-                [e.sequence, e.action, e.client, e.round, e.rows, e.digest[:12], e.total[:12]]
-                for e in federation.ledger.entries
-            ],
-        )
-    )
+    else:
+        show(ledger_table(federation.ledger.entries))
 
 
 @app.command("dp-plan")
@@ -290,6 +323,9 @@ def bench(
     for failure in measured.failures():
         typer.echo(f"below its floor: {failure}", err=True)
     raise typer.Exit(1 if measured.failures() else 0)
+
+
+cli_flower.register(app)
 
 
 def main() -> None:

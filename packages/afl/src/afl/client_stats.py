@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from afl.claims import Claim, joint_claim
 from afl.errors import RejectedUpload
 from lipogram.analytic.blas import pack
 from lipogram.analytic.buffer import Buffer
@@ -239,10 +239,11 @@ class ClientStats(ClassStatistics):
     def merge(self, other: ClassStatistics) -> Self:
         """Add another client's sums, see :meth:`ClassStatistics.merge`.
 
-        The result claims privacy only where both sides do, for different rows: the larger ε and δ.
+        The result claims privacy only where both sides do, and for the same unit: for different
+        rows (or clients, where these are hidden) the larger ε and δ.
         """
         self.check_same_features(other)
-        claimed = _joint_claim(self, other)
+        claimed = _joint(self, other)
         super().merge(other)
         self.noise = claimed
         return self
@@ -253,7 +254,7 @@ class ClientStats(ClassStatistics):
         The result claims privacy only where both sides do.
         """
         self.check_same_features(other)
-        claimed = _joint_claim(self, other)
+        claimed = _joint(self, other)
         super().remove(other)
         self.noise = claimed
         return self
@@ -348,17 +349,8 @@ class ClientStats(ClassStatistics):
         return gram.tensor() if isinstance(gram, PackedGram) else pack(gram.lower().cpu())
 
 
-def _joint_claim(one: ClassStatistics, other: ClassStatistics) -> dict[str, Any] | None:
-    """What two sums of different rows claim together: the weaker of both, or nothing."""
-    mine, theirs = getattr(one, "noise", None), getattr(other, "noise", None)
-    if mine is None or theirs is None or mine["unit"] != theirs["unit"]:
-        return None
-    return {
-        "unit": mine["unit"],
-        "epsilon": max(mine["epsilon"], theirs["epsilon"]),
-        "delta": max(mine["delta"], theirs["delta"]),
-        "sigma": math.hypot(mine["sigma"], theirs["sigma"]),
-    }
+def _joint(one: ClassStatistics, other: ClassStatistics) -> Claim | None:
+    return joint_claim(getattr(side, "noise", None) for side in (one, other))
 
 
 def _facts(side: ClassStatistics) -> dict[str, Any]:

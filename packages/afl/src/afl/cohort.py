@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from afl.errors import TooFewClients
+from afl.limits import MINIMUM_COHORT
 from lipogram.analytic.settings import whole
 from lipogram.errors import InvalidSetting
 
-MINIMUM_COHORT = 3
 FULL_GRAPH = 100  # clients up to which everybody shares masks with everybody
 
 

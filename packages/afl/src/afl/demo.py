@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,15 @@ from numpy.typing import NDArray
 
 from afl.baselines import FedAvg, accuracy, standardised, train_by_rounds
 from afl.classifier import AFLClassifier
-from afl.client_stats import ClientStats
-from afl.federation import Federation
+from afl.demo_emoji import EmojiSettings, headline_of, run_emoji
 from afl.page import write_page
 from afl.partitions import Positions, dirichlet_partition, iid_partition
-from afl.simulation import client_name, simulate
+from afl.simulation import simulate
+from afl.timeline import timeline
 from lipogram.analytic.buffer import RandomBuffer
 from lipogram.analytic.sources import Features, features_of
 from lipogram.errors import MissingAsset
 from lipogram.runs import Run
-
-LATE = 100  # of a thousand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +39,7 @@ class DemoSettings:
         rounds: of the baselines.
         mu: of FedProx.
         seed: of splits, projection and baselines.
+        emoji: of the part on emoji; None leaves it out.
     """
 
     dataset: str = "fashion-mnist"
@@ -53,9 +52,10 @@ class DemoSettings:
     rounds: int = 20
     mu: float = 0.01
     seed: int = 0
+    emoji: EmojiSettings | None = field(default_factory=EmojiSettings)
 
 
-DIGITS = DemoSettings(dataset="digits", clients=100, width=0, gamma=1.0)
+DIGITS = DemoSettings(dataset="digits", clients=100, width=0, gamma=1.0, emoji=None)
 
 
 def run_demo(
@@ -66,7 +66,9 @@ def run_demo(
 ) -> dict[str, Any]:
     """The same head from every split, baselines beside it, and a client that joins and leaves.
 
-    Where Fashion-MNIST or the backbone cannot be had, scikit-learn's digits take their place.
+    Where Fashion-MNIST or the backbone cannot be had, scikit-learn's digits take their place. A
+    part on emoji follows, one client per vendor, unless ``dataset`` is ``"digits"``; where the
+    drawings cannot be had, the summary says why.
 
     Args:
         folder: of the run.
@@ -79,6 +81,7 @@ def run_demo(
     Raises:
         InvalidSetting: an unknown data set.
         RunMismatch: ``folder`` holds a run with other settings.
+        AssetMismatch: a data set other than the one that was examined.
     """
     settings, note = DIGITS if dataset == "digits" else DemoSettings(dataset=dataset), ""
     try:
@@ -86,7 +89,7 @@ def run_demo(
     except MissingAsset as error:
         note = str(error)
         progress(f"{dataset} is not to be had: {note}")
-        settings = DIGITS
+        settings = replace(DIGITS, emoji=settings.emoji)
         features = _features(settings, progress)
     run = Run.create(folder, settings, package="lipogram-afl")
     return summarise(run, features, settings, note=note, progress=progress)
@@ -127,7 +130,9 @@ def summarise(
         }
         run.log("split", split=name, **{k: v for k, v in results[name].items() if k != "mixtures"})
     progress("clients that come late, and one that leaves")
-    timeline = _timeline(features, splits[f"α = {settings.alphas[0]:g}"], settings)
+    parts = splits[f"α = {settings.alphas[0]:g}"]
+    events = timeline(features, parts, gamma=settings.gamma)
+    emoji = None if settings.emoji is None else run_emoji(run, settings.emoji, progress=progress)
     summary = {
         "note": note,
         "dataset": features.name,
@@ -135,8 +140,10 @@ def summarise(
         "test_rows": len(features.test),
         "n_features": X.shape[1],
         "splits": results,
-        "timeline": timeline,
-        "headline": _headline(results, timeline, settings),
+        "timeline": events,
+        "emoji": emoji,
+        "headline": _headline(results, events, settings)
+        | (headline_of(emoji) if emoji is not None else {}),
     }
     run.summary(summary)
     write_page(run, summary, settings=asdict(settings))
@@ -188,59 +195,6 @@ def _baselines(
         )
         curves[name] = curve
     return curves
-
-
-def _timeline(features: Features, parts: Positions, settings: DemoSettings) -> dict[str, Any]:
-    """Most clients first, the rest late, one leaves; then a federation that never had it."""
-    X, y = features.train, features.train_labels
-
-    def stats(number: int) -> ClientStats:
-        return ClientStats.compute(X[parts[number]], y[parts[number]], space=features.space)
-
-    busy = [number for number, part in enumerate(parts) if len(part)]
-    late = busy[-max(1, len(busy) * LATE // 1000) :]
-    leaver = max(busy[: -len(late)], key=lambda number: len(parts[number]))
-    points: list[dict[str, Any]] = []
-
-    def look(event: str, federation: Federation) -> None:
-        head = federation.solve(settings.gamma)
-        points.append(
-            {
-                "event": event,
-                "clients": len(federation.clients),
-                "rows": federation.n_rows,
-                "accuracy": head.accuracy(features.test, features.test_labels),
-                "total": federation.digest,
-            }
-        )
-
-    federation = Federation(minimum_rows=1)
-    for number in busy[: -len(late)]:
-        federation.add(client_name(number), stats(number))
-    look("begin", federation)
-    for number in late:
-        federation.add(client_name(number), stats(number))
-    look(f"{len(late)} join late", federation)
-    entry = federation.remove(client_name(leaver), stats(leaver))
-    look(f"{client_name(leaver)} leaves", federation)
-    never = Federation(minimum_rows=1)
-    for number in reversed(busy):  # and in another order
-        if number != leaver:
-            never.add(client_name(number), stats(number))
-    same = bool(
-        torch.equal(federation.solve(settings.gamma).weight, never.solve(settings.gamma).weight)
-    )
-    federation.ledger.verify()
-    return {
-        "points": points,
-        "leaver": client_name(leaver),
-        "leaver_rows": len(parts[leaver]),
-        "ledger_entries": len(federation.ledger),
-        "ledger_hash": entry.hash,
-        "total_after": federation.digest,
-        "total_without": never.digest,
-        "bitwise_equal": federation.digest == never.digest and same,
-    }
 
 
 def _headline(

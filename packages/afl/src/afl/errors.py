@@ -23,5 +23,9 @@ class BelowThreshold(LipogramError, RuntimeError):
     """Too few clients are left to take the masks off a sum; nothing of it was opened."""
 
 
+class BudgetSpent(LipogramError, ValueError):
+    """A release that would cost more privacy than was set aside; nothing was drawn or changed."""
+
+
 class Declined(LipogramError, ValueError):
     """A client's owner does not allow what the federation asks for."""

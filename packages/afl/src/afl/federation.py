@@ -7,7 +7,6 @@ kept as integers: it does not depend on the order of clients, and one that leave
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,13 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from afl.adassp import adassp
+from afl.admission import as_bounded, check_admission
+from afl.budget import Budget
 from afl.client_stats import ROUNDING, ClientStats
-from afl.errors import ReplayedUpload, RevealsOneClient, TooFewClients
+from afl.errors import RevealsOneClient, TooFewClients
 from afl.exact_total import ExactTotal
-from afl.gaussian_mechanism import Spent, mu_of
+from afl.federation_privacy import Privacy, private_statistics, total_claim
+from afl.gaussian_mechanism import Spent
 from afl.head import LinearHead, intercept_of, solve_system
 from afl.ledger import Entry, Ledger
+from afl.limits import MINIMUM_COHORT, MINIMUM_ROWS
+from afl.privacy_unit import Unit, bounded
 from afl.row_weights import row_weights
 from lipogram.analytic.blas import matmul
 from lipogram.analytic.labels import Label
@@ -35,8 +38,6 @@ from lipogram.errors import (
     NotSeen,
 )
 
-MINIMUM_ROWS = 20
-MINIMUM_COHORT = 3
 LEAST_GAMMA = 1e-9
 
 
@@ -50,10 +51,12 @@ class Federation:
         minimum_clients: no head is solved for fewer clients.
         minimum_cohort: members that a masked cohort must have, and by which any two released totals
             must differ once there is one.
+        client_bound: the sums of each client are scaled down to this length as they come in, so
+            that heads can hide clients (:mod:`afl.privacy_unit`); None leaves them as they are.
+        budget: what private heads may cost together; heads without noise are refused then.
 
     Attributes:
-        ledger: every change of the sum, in order.
-        spent: what private heads of this sum have cost together.
+        ledger: every change of the sum and every private release, in order.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class Federation:
         minimum_rows: int = MINIMUM_ROWS,
         minimum_clients: int = 1,
         minimum_cohort: int = MINIMUM_COHORT,
+        client_bound: float | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.minimum_rows = whole("minimum_rows", minimum_rows)
         self.minimum_clients = whole("minimum_clients", minimum_clients)
@@ -70,8 +75,7 @@ class Federation:
         self._total: ExactTotal | None = None
         self._released: frozenset[str] | None = None
         self._rounding = "float64"
-        self._noisy = False
-        self.spent = Spent()
+        self.privacy.agree(client_bound, budget)
 
     # ------------------------------------------------------------------ who is in it
 
@@ -101,6 +105,16 @@ class Federation:
         """Bytes held by the sum."""
         return 0 if self._total is None else self._total.nbytes
 
+    @property
+    def privacy(self) -> Privacy:
+        """Bound on clients, budget, and what private heads have cost, from the ledger."""
+        return Privacy(self.ledger)
+
+    @property
+    def spent(self) -> Spent:
+        """What private heads of this sum have cost together the unit that they hide."""
+        return self.privacy.spent
+
     # ------------------------------------------------------------------ join and leave
 
     def add(
@@ -117,21 +131,33 @@ class Federation:
         Raises:
             IncompatibleFeatures: another backbone, width, clip or layout than the federation's.
             ReplayedUpload: these statistics, or this round of the client, were here before.
-            TooFewClients: fewer rows than ``minimum_rows``, or a cohort below ``minimum_cohort``.
+            TooFewClients: fewer rows than ``minimum_rows``, a cohort below ``minimum_cohort``, or
+                one that claims noise of more clients than it has.
+            InvalidSetting: with ``client_bound``, sums that no bound fits.
             InvalidLabels: classes of another kind.
         """
         whole("round", round, least=0)
         digest = stats.digest
-        self._admit(client, stats, digest, round, members)
+        check_admission(
+            self.ledger,
+            client,
+            stats,
+            digest=digest,
+            number=round,
+            members=members,
+            minimum_rows=self.minimum_rows,
+            minimum_cohort=self.minimum_cohort,
+        )
         if self._total is not None:
             self._total.like.check_same_features(stats, f"client {client!r}")
+        held = as_bounded(self.ledger, client, stats, members, self.privacy.client_bound)
         total = self._total or ExactTotal(stats)
-        total.add(stats)
+        total.add(held)
         self._total = total
         if ROUNDING[stats.rounding] > ROUNDING[self._rounding]:
             self._rounding = stats.rounding
-        self._noisy |= stats.noise is not None
-        return self._enter("add", client, stats, digest, round, tuple(members))
+        facts = {"client": client, "round": round, "digest": digest, "members": tuple(members)}
+        return self._enter("add", stats, **facts)
 
     def remove(self, client: str, stats: ClientStats, *, round: int | None = None) -> Entry:
         """Let a client leave: afterwards the sum is that of never having had it.
@@ -150,13 +176,15 @@ class Federation:
             if client in entry.members:
                 raise RevealsOneClient(
                     f"client {client!r} is in the masked cohort {entry.client!r}: taking out one "
-                    "client would show its statistics; let it send their negative under the mask "
-                    "of another cohort, or remove the whole cohort"
+                    "client would show its statistics; remove the whole cohort, and let the others "
+                    "join again in a new one"
                 )
             if name == client and round in (None, number) and entry.digest == digest:
                 assert self._total is not None
-                self._total.subtract(stats)
-                return self._enter("remove", client, stats, digest, number, entry.members)
+                bound = self.privacy.client_bound
+                self._total.subtract(stats if bound is None else bounded(stats, bound))
+                facts = {"client": client, "round": number, "digest": digest}
+                return self._enter("remove", stats, members=entry.members, **facts)
         raise NotSeen(
             f"client {client!r} is not in the sum with these statistics: it needs the very ones "
             "that were added"
@@ -165,7 +193,7 @@ class Federation:
     # ------------------------------------------------------------------ what comes of it
 
     def total(self) -> ClientStats:
-        """The sum as statistics.
+        """The sum as statistics; they claim privacy if all parts do, of one unit, see ``noise``.
 
         Raises:
             TooFewClients: fewer than ``minimum_clients``, or none.
@@ -186,7 +214,9 @@ class Federation:
                     f"wait until it is {self.minimum_cohort}"
                 )
         self._released = members
-        return self._total.stats()
+        total = self._total.stats()
+        total.noise = total_claim(self.ledger)
+        return total
 
     def solve(
         self,
@@ -207,10 +237,12 @@ class Federation:
         Raises:
             TooFewClients, RevealsOneClient: see :meth:`total`.
             InvalidSetting: see there.
+            BudgetSpent: there is a budget, and the sum is not private by itself.
         """
         total, system = self._system(class_weight)
         ridge = gamma if not isinstance(gamma, str) else self._gcv(gamma, system, fit_intercept)
-        if self._noisy and ridge > 0:
+        noisy = any(entry.claim for entry in self.ledger.present.values())
+        if noisy and ridge > 0:
             # Noise may have made eigenvalues negative: the path takes them for zero.
             return self._along(total, system, [float(ridge)], fit_intercept)[0]
         weight, intercept, rank, condition = solve_system(
@@ -224,27 +256,32 @@ class Federation:
         epsilon: float,
         delta: float,
         classes: Sequence[Label],
+        unit: Unit = "row",
+        bound: float | None = None,
         seed: int | None = None,
     ) -> LinearHead:
-        """A head that hides each row from whoever sees it; the server itself is trusted.
+        """A head that hides each row, or client, from whoever sees it; the server is trusted.
 
-        γ adapts to the noise, see :mod:`afl.adassp`. Each call costs its ε again; :attr:`spent`
-        composes them.
+        γ adapts to the noise, see :mod:`afl.adassp`. Each call costs its ε again; :attr:`privacy`
+        composes them. :meth:`save` before the head leaves the process, so that no cost is lost.
 
         Args:
             epsilon: ε > 0.
-            delta: δ, far below one over the number of rows.
+            delta: δ, far below one over the number of rows, or of clients.
             classes: labels that everybody knows.
+            unit: what is hidden; a client only with ``client_bound``, a row only without.
+            bound: for the unit client, ``client_bound`` again, or None.
             seed: for tests; None draws one from the system's secure source.
 
         Raises:
+            BudgetSpent: more than the budget; nothing was drawn, and nothing changed.
             TooFewClients, RevealsOneClient: see :meth:`total`.
-            InvalidSetting, IncompatibleFeatures: see :func:`afl.adassp.adassp`.
+            InvalidSetting, IncompatibleFeatures: see :func:`afl.adassp.adassp`; a unit that this
+                sum cannot hide.
         """
-        noisy, gamma = adassp(
-            self.total(), epsilon=epsilon, delta=delta, classes=classes, seed=seed
+        noisy, gamma = private_statistics(
+            self, epsilon=epsilon, delta=delta, classes=classes, unit=unit, bound=bound, seed=seed
         )
-        self.spent = Spent(math.hypot(self.spent.mu, mu_of(epsilon, delta)))
         head, *_ = self._along(noisy, noisy.reweight(), [max(gamma, LEAST_GAMMA)], False)
         return head
 
@@ -291,56 +328,15 @@ class Federation:
 
     # ------------------------------------------------------------------ inside
 
-    def _admit(
-        self, client: str, stats: ClientStats, digest: str, number: int, members: Sequence[str]
-    ) -> None:
-        present = self.ledger.present
-        last = self.ledger.last_round(client)
-        if last is not None and number <= last:
-            raise ReplayedUpload(
-                f"client {client!r} has used round {last}: round {number} is over; send further "
-                "rows, or come back after leaving, under a higher one"
-            )
-        if stats.n_rows and any(entry.digest == digest for entry in present.values()):
-            raise ReplayedUpload(f"the statistics of client {client!r} are in the sum already")
-        everyone = {name for entry in present.values() for name in entry.members}
-        if again := sorted(everyone & {client, *members}):
-            raise ReplayedUpload(f"client {again[0]!r} is in a masked cohort of this sum already")
-        if members:
-            if len(set(members)) < self.minimum_cohort:
-                raise TooFewClients(
-                    f"cohort {client!r} has {len(set(members))} members, at least "
-                    f"{self.minimum_cohort} are needed to hide one among the others"
-                )
-        elif stats.noise is None and 0 < stats.n_rows < self.minimum_rows:
-            raise TooFewClients(
-                f"client {client!r} has {stats.n_rows} rows, at least {self.minimum_rows} are "
-                "asked for, because few rows can be read out of their sums: collect more, add "
-                "noise, or send under a mask"
-            )
-
-    def _enter(
-        self,
-        action: Any,
-        client: str,
-        stats: ClientStats,
-        digest: str,
-        number: int,
-        members: tuple[str, ...],
-    ) -> Entry:
+    def _enter(self, action: str, stats: ClientStats, **facts: Any) -> Entry:
         return self.ledger.append(
-            action=action,
-            client=client,
-            round=number,
-            rows=stats.n_rows,
-            digest=digest,
-            members=members,
-            total=self.digest,
+            action=action, rows=stats.n_rows, total=self.digest, claim=stats.noise, **facts
         )
 
     def _system(
         self, class_weight: str | Mapping[Label, float] | None
     ) -> tuple[ClientStats, RidgeSystem]:
+        self.privacy.check_exact()
         total = self.total()
         if class_weight is None:
             return total, total.reweight()

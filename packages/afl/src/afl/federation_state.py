@@ -12,10 +12,9 @@ from afl.client_stats import ROUNDING, ClientStats
 from afl.errors import TooFewClients
 from afl.exact_total import ExactTotal
 from afl.federation import Federation
-from afl.gaussian_mechanism import Spent
 from afl.ledger import Ledger
 from lipogram.analytic.buffer import buffer_from_settings
-from lipogram.analytic.settings import flag, whole
+from lipogram.analytic.settings import whole
 from lipogram.analytic.state import read_state, write_state
 from lipogram.errors import CorruptState, LipogramError
 
@@ -33,8 +32,6 @@ def write_federation(held: Federation, path: str | Path) -> Path:
         "minimum_clients": held.minimum_clients,
         "minimum_cohort": held.minimum_cohort,
         "rounding": held._rounding,
-        "noisy": held._noisy,
-        "spent": held.spent.mu,
         "released": None if held._released is None else sorted(held._released),
         "n_features": like.n_features,
         "clip": like.clip,
@@ -43,6 +40,7 @@ def write_federation(held: Federation, path: str | Path) -> Path:
         "feature_map": None if like.feature_map is None else like.feature_map.settings(),
         "total": held._total.describe(),
         "ledger": held.ledger.describe(),
+        "last_entry": held.ledger.entries[-1].hash,
     }
     if like.feature_map is not None:
         tensors |= {f"map/{name}": t for name, t in like.feature_map.tensors().items()}
@@ -83,10 +81,11 @@ def _restored(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> Fe
     if described["rounding"] not in ROUNDING:
         raise CorruptState(f"rounding {described['rounding']!r}")
     made._rounding = described["rounding"]
-    made.spent = Spent(abs(float(described["spent"])))
-    made._noisy = flag("noisy", described["noisy"])
     if described["released"] is not None:
         made._released = frozenset(described["released"])
     if not made.ledger.entries or made.ledger.entries[-1].total != made.digest:
         raise CorruptState("the sum is not the one that its ledger ends with")
+    if made.ledger.entries[-1].hash != described["last_entry"]:
+        raise CorruptState("the ledger does not end with the entry that was written last")
+    made.privacy.spent  # noqa: B018 - what the ledger says about privacy fits together, or it raises
     return made

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from afl.client_stats import ClientStats
+from afl.discrete_gaussian import noise_key
+from afl.joint_vector import from_joint_vector, joint_vector
+from afl.noise_shares import NoiseGrid, NoiseShares
+from afl.privacy_unit import bounded
 from lipogram.analytic.labels import Label
 from lipogram.analytic.settings import positive, whole
 from lipogram.errors import IncompatibleFeatures, InvalidFeatures, InvalidSetting
@@ -86,6 +91,11 @@ class StatsLayout:
         most_rows: most rows of a client.
         clients: most clients to a sum.
         space: identity of the features.
+        noise: shares of noise that the clients add, so that their sum may be published; None for
+            exact sums. A mapping of its fields will do.
+
+    Raises:
+        InvalidSetting: noise and numbers that 64 bits do not hold.
     """
 
     n_features: int
@@ -94,6 +104,13 @@ class StatsLayout:
     most_rows: int
     clients: int
     space: str = ""
+    noise: NoiseShares | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.noise, Mapping):
+            object.__setattr__(self, "noise", NoiseShares(**self.noise))
+        if self.noise is not None:
+            assert self.grid is not None
 
     @property
     def fixed_point(self) -> FixedPoint:
@@ -107,8 +124,28 @@ class StatsLayout:
         d, k = self.n_features, len(self.classes)
         return d * (d + 1) // 2 + d * k + k
 
-    def encode(self, stats: ClientStats) -> Ring:
-        """The vector (size,) of one client's statistics; counts are whole numbers, unscaled.
+    @cached_property
+    def grid(self) -> NoiseGrid | None:
+        """The integers of noisy sums, on which ``(half of G, B·Q, B²·counts)`` lies."""
+        if self.noise is None:
+            return None
+        return NoiseGrid(
+            agreed=self.noise,
+            size=self.size,
+            clip=self.clip,
+            most_rows=self.most_rows,
+            clients=self.clients,
+        )
+
+    def encode(self, stats: ClientStats, *, seed: int | None = None) -> Ring:
+        """The vector (size,) of one client's statistics, with its share of noise.
+
+        Without noise, counts are whole numbers, unscaled. With noise they lie on the grid like all
+        else, and sums longer than a bound on clients are scaled down first.
+
+        Args:
+            stats: one client's.
+            seed: for tests; None draws noise from the system's secure source.
 
         Raises:
             IncompatibleFeatures: another width, clip or space, or a class outside the layout.
@@ -129,6 +166,10 @@ class StatsLayout:
             raise InvalidFeatures(
                 f"{stats.n_rows} rows, at most {self.most_rows} unweighted ones were agreed"
             )
+        if self.grid is not None:
+            bound = self.grid.agreed.bound
+            held = stats if bound is None else bounded(stats, bound)
+            return self.grid.encode(joint_vector(held, self.classes), noise_key(seed))
         sums = np.zeros((len(self.classes), self.n_features))
         counts = np.zeros(len(self.classes), dtype=np.int64)
         where = [place[label] for label in stats.classes]
@@ -136,12 +177,29 @@ class StatsLayout:
         scaled = self.fixed_point.encode(np.concatenate([stats.gram_packed.numpy(), sums.ravel()]))
         return np.concatenate([scaled, counts.view(np.uint64)])
 
-    def decode(self, ring: Ring) -> ClientStats:
+    def decode(self, ring: Ring, survivors: Collection[str] = ()) -> ClientStats:
         """Statistics of a sum of vectors, checked like any upload.
+
+        With noise they claim what it is worth, and their counts are whole numbers of at least 0.
+
+        Args:
+            ring: (size,).
+            survivors: clients whose vectors are in the sum; needed where there is noise.
 
         Raises:
             RejectedUpload: the sum of no rows; somebody in the cohort did not send their own.
+            TooFewClients: fewer survivors than the noise needs; nothing is claimed or told.
         """
+        if self.noise is not None and self.grid is not None:
+            claim = self.noise.claim(self.grid.sigma(len(set(survivors))), survivors)
+            return from_joint_vector(
+                self.grid.decode(ring),
+                self.classes,
+                n_features=self.n_features,
+                clip=self.clip,
+                space=self.space,
+                noise=claim,
+            ).verify()
         d, k = self.n_features, len(self.classes)
         half = d * (d + 1) // 2
         values = self.fixed_point.decode(ring[:-k])

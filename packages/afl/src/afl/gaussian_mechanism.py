@@ -89,7 +89,7 @@ class Spent:
     """What releases of the same rows have cost together.
 
     Attributes:
-        mu: their composed μ.
+        mu: their composed μ; infinite where a release bounds nothing.
     """
 
     mu: float = 0.0
@@ -100,7 +100,7 @@ class Spent:
 
     def epsilon(self, delta: float) -> float:
         """ε of everything so far at a δ."""
-        return epsilon_of(self.mu, delta)
+        return math.inf if self.mu > LARGEST_MU else epsilon_of(self.mu, delta)
 
 
 def _check_delta(delta: float) -> None:

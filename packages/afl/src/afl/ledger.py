@@ -2,6 +2,7 @@
 
 Each entry carries the hash of the one before and of the exact total after it. Two federations with
 the same total hash hold the same integers: a client that was removed is gone to the last bit.
+Private releases and the terms of privacy are entries too, so that no cost is taken back unseen.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Entry:
 
     Attributes:
         sequence: 1, 2, …
-        action: ``"add"`` or ``"remove"``.
+        action: ``"add"`` or ``"remove"``; ``"release"`` of something private, ``"terms"`` that hold
+            from here on: these leave the total as it is and have no client.
         client: whose statistics, or the name of a masked cohort.
         round: the sender's number for them.
         rows: rows behind them.
@@ -31,11 +33,12 @@ class Entry:
         members: clients of a masked cohort; empty for one client.
         total: SHA-256 of the exact total afterwards.
         previous: hash of the entry before.
-        hash: of all the above.
+        hash: of all the others.
+        claim: what added statistics say about their noise, what a release costs, or the terms.
     """
 
     sequence: int
-    action: Literal["add", "remove"]
+    action: Literal["add", "remove", "release", "terms"]
     client: str
     round: int
     rows: int
@@ -44,10 +47,13 @@ class Entry:
     total: str
     previous: str
     hash: str = ""
+    claim: Mapping[str, Any] | None = None
 
     def sealed(self) -> Entry:
         """The entry with its hash."""
         content = {k: v for k, v in asdict(self).items() if k != "hash"}
+        if self.claim is None:  # sealed as before there were claims
+            del content["claim"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return replace(self, hash=hashlib.sha256(text.encode()).hexdigest())
 
@@ -59,6 +65,7 @@ class Ledger:
         self.entries: list[Entry] = []
         self._present: dict[tuple[str, int], Entry] = {}
         self._last_round: dict[str, int] = {}
+        self._claims: dict[str, list[Mapping[str, Any]]] = {}
         for entry in entries:
             self._keep(entry)
 
@@ -75,14 +82,35 @@ class Ledger:
         return self._last_round.get(client)
 
     def append(self, **facts: Any) -> Entry:
-        """Seal a further entry; ``facts`` are :class:`Entry`'s fields up to ``total``."""
+        """Seal a further entry; ``facts`` are the other fields of :class:`Entry`."""
         previous = self.entries[-1].hash if self.entries else START
         entry = Entry(sequence=len(self.entries) + 1, previous=previous, **facts).sealed()
         self._keep(entry)
         return entry
 
+    def note(self, action: str, claim: Mapping[str, Any]) -> Entry:
+        """Seal an entry of a release or of terms; the total stays as it is."""
+        return self.append(
+            action=action,
+            client="",
+            round=0,
+            rows=0,
+            digest="",
+            members=(),
+            total=self.entries[-1].total if self.entries else "",
+            claim=dict(claim),
+        )
+
+    def claims(self, action: str) -> list[Mapping[str, Any]]:
+        """Claims of all entries with an action, in order."""
+        return list(self._claims.get(action, ()))
+
     def _keep(self, entry: Entry) -> None:
         self.entries.append(entry)
+        if entry.claim is not None:
+            self._claims.setdefault(entry.action, []).append(entry.claim)
+        if entry.action not in ("add", "remove"):
+            return
         key = entry.client, entry.round
         if entry.action == "add":
             self._present[key] = entry

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lipogram.figure_style import COLOURS, framed, headline, new_figure, plain, save
+from afl.page_emoji import emoji_sections
+from afl.pictures import accuracy_bars, class_mixtures, timeline_figure
 from lipogram.figures import accuracy_curves
 from lipogram.report import Section, Table, write_report
 from lipogram.runs import Run
@@ -23,8 +22,9 @@ def write_page(run: Run, summary: Mapping[str, Any], *, settings: Mapping[str, A
         settings: what it ran.
     """
     splits, timeline = summary["splits"], summary["timeline"]
-    bars, rounds, mixtures = (run.figure(name) for name in ("accuracy", "rounds", "mixtures"))
-    _accuracy_bars(splits, bars)
+    names = ("accuracy", "rounds", "mixtures", "timeline")
+    bars, rounds, mixtures, events = (run.figure(name) for name in names)
+    accuracy_bars(splits, bars)
     extreme = list(splits)[1]
     curves: dict[str, Any] = {
         "AFL, any split": _curve([splits[extreme]["accuracy"]] * settings["rounds"]),
@@ -35,7 +35,8 @@ def write_page(run: Run, summary: Mapping[str, Any], *, settings: Mapping[str, A
     accuracy_curves(
         curves, rounds, xlabel="round", ylabel="test accuracy", title="One round against many"
     )
-    _mixtures(splits, mixtures)
+    class_mixtures(splits, mixtures)
+    timeline_figure(timeline["points"], events)
     sections = [
         Section(
             heading="Every split gives the pooled head",
@@ -72,6 +73,8 @@ def write_page(run: Run, summary: Mapping[str, Any], *, settings: Mapping[str, A
         Section(
             heading="Join, leave, and be gone",
             text=(
+                f"A tenth of the clients that hold rows begin, at {list(splits)[1]}; the others "
+                "come late, each with the sums that it would have sent at the start. "
                 f"{timeline['leaver']} leaves with {timeline['leaver_rows']} rows. The total "
                 f"afterwards has SHA-256 {timeline['total_after'][:16]}…; a federation that never "
                 f"had it, filled in the opposite order, has {timeline['total_without'][:16]}…: "
@@ -88,8 +91,12 @@ def write_page(run: Run, summary: Mapping[str, Any], *, settings: Mapping[str, A
                     f"before; the last is {timeline['ledger_hash'][:16]}…"
                 ),
             ),
+            figure=events,
+            caption="Test accuracy and number of clients after each event; orange: one has left.",
         ),
     ]
+    if summary["emoji"] is not None:
+        sections += emoji_sections(run, summary["emoji"], settings["emoji"])
     return write_report(
         run,
         title=f"AFL: {settings['clients']} clients, one round",
@@ -133,38 +140,3 @@ def _split_table(splits: Mapping[str, Any]) -> Table:
 
 def _curve(values: list[float]) -> tuple[list[int], list[float]]:
     return list(range(1, len(values) + 1)), values
-
-
-def _accuracy_bars(splits: Mapping[str, Any], path: Path) -> None:
-    figure = new_figure(3.2)
-    axes = framed(figure.add_subplot())
-    methods = {
-        "AFL": [each["accuracy"] for each in splits.values()],
-        "FedAvg": [each["fedavg"][-1] for each in splits.values()],
-        "FedProx": [each["fedprox"][-1] for each in splits.values()],
-    }
-    places = np.arange(len(splits))
-    for number, (name, heights) in enumerate(methods.items()):
-        at = places + (number - 1) * 0.27
-        axes.bar(at, heights, 0.25, color=COLOURS[number], label=name, zorder=2)
-        for x, height in zip(at, heights, strict=True):
-            plain(axes.text(x, height + 0.01, f"{height:.3f}", ha="center", fontsize=7.5))
-    axes.set_xticks(places, list(splits))
-    axes.set_ylim(0, 1.2)
-    axes.set_yticks(np.linspace(0, 1, 6))
-    axes.legend(frameon=False, fontsize=8.5, ncols=3, loc="upper right")
-    headline(axes, "Test accuracy by split")
-    save(figure, path)
-
-
-def _mixtures(splits: Mapping[str, Any], path: Path) -> None:
-    figure = new_figure(2.6)
-    panels = figure.subplots(1, len(splits))
-    for axes, (name, each) in zip(np.atleast_1d(panels), splits.items(), strict=True):
-        counts = np.asarray(each["mixtures"], dtype=float)
-        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        axes.imshow(shares.T, aspect="auto", cmap="Greys", vmin=0, vmax=1)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        headline(axes, name, size=9)
-    save(figure, path)

@@ -9,9 +9,10 @@ from dataclasses import asdict
 
 import numpy as np
 
-from afl.cohort import MINIMUM_COHORT, Advert, Session, check_cohort, neighbourhoods
+from afl.cohort import Advert, Session, check_cohort, neighbourhoods
 from afl.errors import BelowThreshold, RejectedUpload, ReplayedUpload
 from afl.fixed_point import Ring
+from afl.limits import MINIMUM_COHORT
 from afl.masking import mask, mask_seed, private_key, public_key, seal, shared_key, signed, unseal
 from afl.shamir import SHARE_BYTES, split
 from lipogram.errors import CorruptState, LipogramError

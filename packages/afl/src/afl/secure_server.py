@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from afl.cohort import MINIMUM_COHORT, Advert, Session, check_cohort, neighbourhoods
+from afl.cohort import Advert, Session, check_cohort, neighbourhoods
 from afl.errors import BelowThreshold, RejectedUpload, ReplayedUpload, TooFewClients
 from afl.fixed_point import Ring
+from afl.limits import MINIMUM_COHORT
 from afl.masking import KEY_BYTES, mask, mask_seed, public_key, signed
 from afl.shamir import SHARE_BYTES, combine
 

@@ -18,9 +18,10 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from afl.cohort import MINIMUM_COHORT, default_session
+from afl.cohort import default_session
 from afl.errors import TooFewClients
 from afl.fixed_point import Ring
+from afl.limits import MINIMUM_COHORT
 from afl.secure_client import SecureSumClient
 from afl.secure_server import SecureSumServer
 

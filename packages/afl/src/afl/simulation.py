@@ -14,6 +14,7 @@ from afl import wire
 from afl.client_stats import ClientStats
 from afl.federation import Federation
 from afl.head import LinearHead
+from afl.limits import Precision
 from lipogram.progress import bar
 
 
@@ -46,10 +47,11 @@ def simulate(
     y: NDArray[Any],
     parts: Sequence[NDArray[np.int64]],
     *,
-    gamma: float = 1.0,
+    gamma: float | str = 1.0,
     clip: float | None = None,
     space: str = "",
-    dtype: wire.Precision = "float64",
+    dtype: Precision = "float64",
+    names: Sequence[str] | None = None,
     progress: bool = False,
 ) -> Simulated:
     """One round: every client packs its statistics, the server reads, checks, adds and solves.
@@ -60,10 +62,11 @@ def simulate(
         X: (n, d) features of everybody.
         y: (n,) labels.
         parts: rows of each client, see :mod:`afl.partitions`.
-        gamma: ridge γ.
+        gamma: ridge γ, or ``"gcv"``; see :meth:`afl.Federation.solve`.
         clip: bound on the rows' norm, None for none.
         space: identity of the features.
         dtype: precision of the messages.
+        names: what the clients are called; None counts them.
         progress: show a bar where stderr is a terminal.
     """
     federation = Federation(minimum_rows=1)
@@ -72,7 +75,8 @@ def simulate(
         for number, rows in enumerate(parts):
             start = time.perf_counter()
             stats = ClientStats.compute(X[rows], y[rows], clip=clip, space=space)
-            message = wire.to_bytes(stats, client=client_name(number), dtype=dtype)
+            name = names[number] if names else client_name(number)
+            message = wire.to_bytes(stats, client=name, dtype=dtype)
             sent = time.perf_counter()
             read = wire.from_bytes(message)
             federation.add(read.client, read.stats, round=read.round)

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from afl.claims import read_claim
 from afl.client_stats import ClientStats
 from afl.errors import RejectedUpload
+from afl.limits import Precision
 from lipogram.analytic.buffer import buffer_from_settings
 from lipogram.analytic.settings import one_of, whole
 from lipogram.errors import LipogramError
@@ -24,7 +26,6 @@ from lipogram.files import write_atomically
 FORMAT = "lipogram-afl/1"
 MOST_BYTES = 2**31
 MOST_HEADER = 2**22
-Precision = Literal["float64", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _read(data: bytes) -> Envelope:
         space=described["space"],
         clip=described["clip"],
         feature_map=None if settings is None else buffer_from_settings(settings, maps),
-        noise=_claim(described["noise"]),
+        noise=read_claim(described["noise"], described["clip"]),
     )
     stats.rounding = dtype
     client = described["client"]
@@ -197,16 +198,3 @@ def _labels(classes: Any) -> list[Any]:
     if len(kinds) > 1 or not kinds <= {int, str, bool}:
         raise RejectedUpload("the classes are no list of integers or of strings")
     return list(classes)
-
-
-def _claim(noise: Any) -> dict[str, Any] | None:
-    if noise is None:
-        return None
-    numbers = [noise[name] for name in ("epsilon", "delta", "sigma")]
-    sound = noise["unit"] == "row" and all(
-        isinstance(n, (int, float)) and not isinstance(n, bool) and 0 < n < float("inf")
-        for n in numbers
-    )
-    if not sound or len(noise) != 4:
-        raise RejectedUpload("what the message claims about its noise is malformed")
-    return {"unit": "row", **dict(zip(("epsilon", "delta", "sigma"), numbers, strict=True))}

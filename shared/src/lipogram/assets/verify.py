@@ -27,14 +27,14 @@ def tree_digest(folder: Path, suffix: str) -> tuple[str, int]:
 
 
 def verify(asset: Asset, place: Path) -> None:
-    """Compare what lies at `place`, a file of a wheel or a folder of a Debian package.
+    """Compare what lies at `place`, a file of a wheel or the folder of another package.
 
     Raises:
         AssetMismatch: naming the file, the hash it has and the hash it must have.
     """
     if asset.tree is not None:
-        assert isinstance(asset.source, DebianPackage)
-        found, n = tree_digest(place, asset.source.suffix)
+        suffix = asset.source.suffix if isinstance(asset.source, DebianPackage) else ""
+        found, n = tree_digest(place, suffix)
         wanted, n_wanted = asset.tree
         if found != wanted:
             raise AssetMismatch(

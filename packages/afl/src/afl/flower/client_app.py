@@ -61,13 +61,12 @@ def hello(asked: dict[str, Any], message: Message, context: Context) -> RecordDi
 @answered
 def stats(asked: dict[str, Any], message: Message, context: Context) -> RecordDict:
     """The statistics of the node's rows, with noise where it is asked for."""
-    noisy = bool(asked["epsilon"])
-    check_consent(context.node_config, asked, "noisy" if noisy else "sums")
+    check_consent(context.node_config, masked=False, epsilon=asked["epsilon"])
     rows, labels, space = rows_of(context.node_config, asked)
     made = ClientStats.compute(
         rows, labels, clip=asked["clip"] or None, per_class=asked["per-class"], space=space
     )
-    if noisy:
+    if asked["epsilon"]:
         made = release(
             made,
             epsilon=asked["epsilon"],
@@ -83,7 +82,7 @@ def stats(asked: dict[str, Any], message: Message, context: Context) -> RecordDi
 @answered
 def keys(asked: dict[str, Any], message: Message, context: Context) -> RecordDict:
     """Stage 1 of a masked sum."""
-    check_consent(context.node_config, asked, "masked")
+    check_consent(context.node_config, masked=True, epsilon=asked["epsilon"])
     agreed = Session(**asked["session"])
     least = int(context.node_config.get("minimum-cohort", 0))
     if agreed.minimum_cohort < least:
@@ -114,6 +113,10 @@ def masked(asked: dict[str, Any], message: Message, context: Context) -> RecordD
     if space != layout.space:
         raise IncompatibleFeatures("the cohort reads other features than this node")
     made = ClientStats.compute(rows, labels, clip=layout.clip, space=space)
+    noise = layout.noise
+    check_consent(context.node_config, masked=True, epsilon=noise.epsilon if noise else 0.0)
+    if noise is not None and client.session.minimum_cohort < noise.least_survivors:
+        raise Declined("the cohort may be opened with less noise than was agreed")
     ring = client.mask(layout.encode(made), messages.parcels_of(message.content))
     _keep(context, client)
     return messages.with_ring(ring)

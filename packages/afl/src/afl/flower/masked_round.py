@@ -17,6 +17,8 @@ from afl.fixed_point import StatsLayout
 from afl.flower import messages
 from afl.flower.exchange import Attendance, ask
 from afl.flower.plan import Plan
+from afl.limits import MINIMUM_COHORT
+from afl.noise_shares import NoiseShares
 from afl.secure_server import SecureSumServer
 from lipogram.errors import LipogramError
 
@@ -58,6 +60,7 @@ class MaskedRound:
                 f"the nodes have {len(spaces)} kinds of features, one is needed: widths "
                 f"{[width for width, _ in spaces]}"
             )
+        agreed_noise: Any = plan.noise_agreed
         layout = StatsLayout(
             n_features=spaces[0][0],
             classes=plan.labels(),
@@ -65,9 +68,12 @@ class MaskedRound:
             most_rows=plan.most_rows,
             clients=len(told),
             space=spaces[0][1],
+            noise=None if agreed_noise is None else NoiseShares(**agreed_noise),
         )
         name = secrets.token_hex(16)
-        agreed = default_session(name, layout.size, max(len(told), 3), plan.minimum_cohort)
+        least = layout.noise.least_survivors if layout.noise else 0
+        cohort = max(plan.minimum_cohort, least)  # fewer have too little noise
+        agreed = default_session(name, layout.size, max(len(told), MINIMUM_COHORT), cohort)
         nodes = {attendance.name(node): node for node in told}
         made = cls(SecureSumServer(agreed), layout, nodes, attendance, plan)
         first = messages.asking(session=asdict(agreed), **plan.to_config())
@@ -121,7 +127,7 @@ class MaskedRound:
             dict.fromkeys(left, self._content(RecordDict(), survivors=left)),
             lambda who, got: self.server.receive(who, messages.parcels_of(got)),
         )
-        return self.layout.decode(self.server.result()), left
+        return self.layout.decode(self.server.result(), left), left
 
     def _content(self, record: RecordDict, **facts: Any) -> RecordDict:
         session = self.server.session.name

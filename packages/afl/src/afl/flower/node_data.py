@@ -61,14 +61,14 @@ def rows_of(config: Mapping[str, Any], asked: Mapping[str, Any], key: str = "dat
     return rows[mine], labels[mine], space
 
 
-def check_consent(config: Mapping[str, Any], asked: Mapping[str, Any], kind: str) -> None:
+def check_consent(config: Mapping[str, Any], *, masked: bool, epsilon: float) -> None:
     """Refuse what the node's owner has not allowed.
 
     Args:
-        config: the node's; ``release`` is the least protection: ``sums`` (the default), ``noisy``
-            or ``masked``; ``most-epsilon`` bounds ε.
-        asked: the run's facts.
-        kind: what is about to be sent, one of the three.
+        config: the node's; ``release`` is the protection that its sums must have: ``sums`` (none,
+            the default), ``noisy`` or ``masked``; ``most-epsilon`` bounds ε.
+        masked: whether the server will see the sum of a cohort only.
+        epsilon: of the noise, 0 for none.
 
     Raises:
         Declined: the run asks for more than that.
@@ -77,8 +77,8 @@ def check_consent(config: Mapping[str, Any], asked: Mapping[str, Any], kind: str
     least = str(config.get("release", "sums"))
     if least not in RELEASES:
         raise InvalidSetting(f"release is {least!r}, it must be one of {', '.join(RELEASES)}")
-    if least != "sums" and kind != least:
-        raise Declined(f"the owner of this node lets out {least} statistics only, not {kind} ones")
+    if (least == "masked" and not masked) or (least == "noisy" and not epsilon):
+        raise Declined(f"the owner of this node lets out {least} statistics only")
     most = float(config.get("most-epsilon", "inf"))
-    if kind == "noisy" and float(asked["epsilon"]) > most:
-        raise Declined(f"the owner of this node allows ε {most:g}, the run asks for more")
+    if epsilon > most:
+        raise Declined(f"the owner of this node allows ε {most:g}, the run asks for {epsilon:g}")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-from afl.cohort import MINIMUM_COHORT
-from afl.federation import MINIMUM_ROWS
-from afl.wire import Precision
-from lipogram.analytic.labels import Label
+from afl.cohort import default_threshold
+from afl.limits import MINIMUM_COHORT, MINIMUM_ROWS, Precision
 from lipogram.analytic.settings import one_of, whole
 from lipogram.errors import InvalidSetting
+
+if TYPE_CHECKING:
+    from lipogram.analytic.labels import Label
 
 Scalar = bool | int | float | str
 
@@ -30,7 +31,10 @@ class Plan:
         epsilon: ask for statistics with noise; 0 for none.
         delta: of the noise.
         classes: by commas, the labels that everybody knows; needed for masks and noise.
-        masked: the server sees the sum of a cohort only.
+        masked: the server sees the sum of a cohort only; with ``epsilon``, each client adds a
+            share of the noise that makes this sum private.
+        noise_shares: m, honest clients whose shares are enough; fewer open nothing. Two thirds of
+            ``minimum_clients`` by default (0), as masks need so many in any case.
         most_rows: for masks, most rows of a client.
         minimum_cohort: for masks, fewest clients to a sum.
         minimum_rows: clients with fewer rows (but some) are refused.
@@ -57,6 +61,7 @@ class Plan:
     delta: float = 1e-5
     classes: str = ""
     masked: bool = False
+    noise_shares: int = 0
     most_rows: int = 0
     minimum_cohort: int = MINIMUM_COHORT
     minimum_rows: int = MINIMUM_ROWS
@@ -88,11 +93,9 @@ class Plan:
             raise InvalidSetting("masks and noise need a clip and the classes that everybody knows")
         if self.masked:
             whole("most-rows", self.most_rows)
-            if self.per_class or self.epsilon:
-                raise InvalidSetting(
-                    "under masks go pooled statistics without noise: choose one of masked, "
-                    "per-class and epsilon"
-                )
+            if self.per_class:
+                raise InvalidSetting("under masks go pooled statistics, not per-class ones")
+            _ = self.noise_agreed
 
     @property
     def ridge(self) -> float | str:
@@ -107,6 +110,19 @@ class Plan:
             return float(self.gamma)
         except ValueError:
             raise InvalidSetting(f"gamma is {self.gamma!r}, it must be a number or gcv") from None
+
+    @property
+    def noise_agreed(self) -> dict[str, float | int] | None:
+        """What the clients of a cohort add together, as :class:`afl.noise_shares.NoiseShares`.
+
+        Raises:
+            InvalidSetting: more shares than clients that are waited for.
+        """
+        if not (self.masked and self.epsilon):
+            return None
+        enough = default_threshold(max(self.minimum_clients, self.minimum_cohort))
+        shares = whole("noise-shares", self.noise_shares or enough)
+        return {"epsilon": self.epsilon, "delta": self.delta, "shares": shares}
 
     def labels(self) -> list[Label]:
         """The public classes: whole numbers where all of them read like that."""

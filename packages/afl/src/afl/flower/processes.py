@@ -22,6 +22,7 @@ from afl.flower.environment import (
     split_address,
 )
 from afl.flower.plan import Plan
+from lipogram.assets import cache_folder
 from lipogram.errors import InvalidSetting, LipogramError
 
 CONNECTION = "afl"
@@ -238,10 +239,14 @@ def simulation_server(home: Path) -> Iterator[str]:
     port = free_port()
     command = serve_command(host="127.0.0.1", port=port, insecure=True, simulation=True)
     home.mkdir(parents=True, exist_ok=True)
+    # Ray looks here for where it runs; without this file it asks the network.
+    (home / "ray_bootstrap_config.yaml").write_text("{}\n", encoding="utf-8")
+    environment = safe_environment(home) | {
+        "HOME": str(home),
+        "LIPOGRAM_CACHE": str(cache_folder()),
+    }
     with open(home / "superlink.log", "wb") as log:
-        server = subprocess.Popen(
-            command, env=safe_environment(home), stdout=log, stderr=subprocess.STDOUT
-        )
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         wait_for_port("127.0.0.1", port, alive=lambda: server.poll() is None)
         yield f"127.0.0.1:{port}"

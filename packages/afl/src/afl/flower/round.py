@@ -200,6 +200,6 @@ class FederatedRound:
         """A claim of noise exempts from checks, so it counts only where noise was asked for."""
         if noise is None and not self.plan.epsilon:
             return
-        asked = (self.plan.epsilon, self.plan.delta)
-        if noise is None or (noise["epsilon"], noise["delta"]) != asked:
+        asked = {"unit": "row", "epsilon": self.plan.epsilon, "delta": self.plan.delta}
+        if noise is None or {k: v for k, v in noise.items() if k != "sigma"} != asked:
             raise RejectedUpload("the statistics claim other noise than was asked for")
