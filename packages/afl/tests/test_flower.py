@@ -22,6 +22,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from afl import wire
 from afl.classifier import AFLClassifier
 from afl.client_stats import ClientStats
+from afl.cohort import default_session
 from afl.errors import BelowThreshold, RejectedUpload, TooFewClients
 from afl.federation import Federation
 from afl.flower import messages
@@ -358,6 +359,16 @@ def test_masks_and_noise_together_give_a_sum_that_claims_what_it_is_worth(nodes,
     assert outcome["refused"] == {"west": "query.keys: Declined"}
 
 
+def test_nodes_do_not_mask_where_too_few_would_share_the_noise(nodes, tmp_path, monkeypatch):
+    def careless(name, size, clients, minimum_cohort):
+        return default_session(name, size, clients, 3)
+
+    monkeypatch.setattr("afl.flower.masked_round.default_session", careless)
+    changes = MASKED | {"epsilon": 4.0, "minimum_clients": 4, "noise_shares": 4}
+    with pytest.raises(BelowThreshold, match=r"train.masked: Declined"):
+        federate(Loop(nodes), plan(tmp_path, **changes))
+
+
 def test_two_nodes_of_one_name_are_both_refused(nodes, tmp_path):
     nodes[3]["name"] = "east"
     _, outcome = federate(Loop(nodes), plan(tmp_path))
@@ -429,7 +440,7 @@ def test_false_counts_are_not_counted(nodes, tmp_path):
     _, outcome = federate(
         Loop(nodes, change=lying("west", messages.HEAD, too_good)), plan(tmp_path)
     )
-    assert outcome["accuracy_rows"] < outcome["rows"]
+    assert outcome["accuracy_rows"] == outcome["rows"] - len(np.load(nodes[3]["data"])["y"])
 
 
 @pytest.mark.parametrize(

@@ -349,19 +349,78 @@ def test_the_graph_is_mutual_and_the_same_for_both_sides():
 
 
 @pytest.mark.parametrize("clients", [101, 1000])
-def test_a_planned_graph_is_safe_and_finishes(clients):
-    k, t = plan_neighbours(clients)
+@pytest.mark.parametrize(("colluding", "dropping"), [(0.1, 0.2), (0.3, 0.0)])
+def test_a_planned_graph_is_safe_and_finishes(clients, colluding, dropping):
+    k, t = plan_neighbours(clients, colluding=colluding, dropping=dropping)
     assert 2 * t > k + 1
-    members, corrupt = clients - 1, math.ceil(0.1 * clients)
-    with_t = sum(
-        math.comb(corrupt, x) * math.comb(members - corrupt, k - x) for x in range(t, k + 1)
-    )
-    assert clients * with_t <= math.comb(members, k) * 2.0**-40  # exact, in integers
-    alive = clients - math.ceil(0.2 * clients)
-    too_few = sum(math.comb(alive, x) * math.comb(members - alive, k - x) for x in range(t))
-    assert clients * too_few <= math.comb(members, k) * 2.0**-40
+    members, corrupt = clients - 1, math.ceil(colluding * clients)
+    gone = math.ceil(dropping * clients)
+
+    def tail(good, k, places):
+        return sum(math.comb(good, x) * math.comb(members - good, k - x) for x in places)
+
+    def fails(k, t):
+        """Exact, in integers."""
+        few = clients * 2**40
+        least = math.comb(members, k)
+        too_few = tail(members - gone, k, range(t - 1))
+        if gone:
+            too_few = max(too_few, tail(clients - gone, k, range(t)))
+        row = math.comb(clients - k // 2, corrupt + gone - k // 2)
+        return (
+            few * tail(corrupt, k, range(t, k + 1)) > least
+            or few * too_few > least
+            or few * row > math.comb(clients, corrupt + gone)
+        )
+
+    assert not fails(k, t)
+    assert all(fails(k - 2, lower) for lower in range(k // 2, k))  # and no smaller one is
     with pytest.raises(InvalidSetting, match="above one half"):
         plan_neighbours(clients, dropping=0.5)
+
+
+def test_a_client_opens_only_what_it_must():
+    session = Session("s", 5, 4)
+    server = SecureSumServer(session)
+    members = {f"c{i}": SecureSumClient(f"c{i}", session) for i in range(6)}
+    for name, client in members.items():
+        server.register(name, client.advertise())
+    roster = server.roster()
+    dealt = {name: members[name].deal(roster) for name in list(members)[:5]}
+    for name, parcels in dealt.items():
+        with pytest.raises(RejectedUpload, match="do not fit"):
+            server.deliver(name, {peer: parcels[peer] for peer in list(parcels)[1:]})
+        server.deliver(name, parcels)
+    for name in dealt:
+        server.collect(name, members[name].mask(np.ones(5, np.uint64), server.mailbox(name)))
+    client = members["c0"]
+    with pytest.raises(BelowThreshold, match="3 clients are left"):
+        client.open(["c0", "c1", "c2"])
+    with pytest.raises(BelowThreshold):
+        client.open(["c1", "c2", "c3", "c4"])  # it is not one of them
+    with pytest.raises(RejectedUpload, match="'c5' is named"):
+        client.open(["c0", "c1", "c2", "c3", "c5"])  # registered, but never dealt
+    assert set(client.open(["c0", "c1", "c2", "c3"])) == set(dealt)
+
+
+def test_drop_outs_while_masks_come_off():
+    held = vectors(6, size=4)
+    session = Session("s", 4, 4)
+    server = SecureSumServer(session)
+    members = {name: SecureSumClient(name, session) for name in held}
+    for name, client in members.items():
+        server.register(name, client.advertise())
+    for name, client in members.items():
+        server.deliver(name, client.deal(server.roster()))
+    for name in sorted(held)[:5]:
+        server.collect(name, members[name].mask(held[name], server.mailbox(name)))
+    left = server.survivors()
+    for name in left[:3]:
+        server.receive(name, members[name].open(left))
+    with pytest.raises(BelowThreshold, match="3 clients sent shares"):
+        server.result()
+    server.receive(left[3], members[left[3]].open(left))
+    assert np.array_equal(server.result(), plain(held, left))  # the fifth never answered
 
 
 def test_a_client_goes_on_after_its_process_ended_at_any_stage():

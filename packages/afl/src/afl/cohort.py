@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from afl.errors import TooFewClients
@@ -119,9 +119,11 @@ def plan_neighbours(
 ) -> tuple[int, int]:
     """The least even k, and t, for which a random graph of so many clients is safe and finishes.
 
-    Safe: in no neighbourhood do t or more collude with the server. Finishes: in none are fewer than
-    t left. Each client's neighbours are a random k of the others, so both are tails of the
-    hypergeometric distribution, times the number of clients (Bell et al. 2020, section 3).
+    Safe: in no neighbourhood do t or more collude with the server, and those that are left and do
+    not collude hang together, so that only the sum of all of them can be seen. Finishes: in none
+    are fewer than t left. A client's neighbours are a random k of the others, so the first and the
+    last are tails of the hypergeometric distribution, times the number of clients; the circle
+    falls apart only where k/2 in a row are gone or collude (Bell et al. 2020, section 3).
 
     Args:
         clients: K.
@@ -148,14 +150,18 @@ def plan_neighbours(
     from scipy.stats import hypergeom  # a second to import, which small cohorts need not wait for
 
     for k in range(2, clients - 1, 2):
-        for t in _thresholds(k + 1):
+        if clients * _run(bad + gone, clients, k // 2) > failure:
+            continue
+        for t in range((k + 1) // 2 + 1, k + 2):
             unsafe = hypergeom.sf(t - 1, clients - 1, bad, k)
-            alone = hypergeom.cdf(t - 1, clients - 1, clients - gone, k)  # one that dropped out
             stuck = hypergeom.cdf(t - 2, clients - 1, clients - gone - 1, k)  # one that is left
-            if clients * max(unsafe, alone, stuck) <= failure:
+            if gone:  # one that dropped out, whose key the others open
+                stuck = max(stuck, hypergeom.cdf(t - 1, clients - 1, clients - gone, k))
+            if clients * max(unsafe, stuck) <= failure:
                 return k, t
     return 2 * ((clients - 1) // 2 + (clients - 1) % 2), default_threshold(clients)
 
 
-def _thresholds(group: int) -> Iterable[int]:
-    return range(group // 2 + 1, group + 1)
+def _run(removed: int, clients: int, length: int) -> float:
+    """Probability that so many given places of a random circle are all removed ones."""
+    return math.prod(max(removed - i, 0) / (clients - i) for i in range(length))
