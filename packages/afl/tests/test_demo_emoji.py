@@ -24,7 +24,7 @@ def features():
     """Three vendors; each tells the four classes apart in a subspace of its own."""
     rng = np.random.default_rng(0)
     labels = np.tile(np.arange(4), 60)
-    rows = rng.normal(size=(3, 240, 24)) * 0.4
+    rows = rng.normal(size=(3, 240, 24)) * 0.3
     for vendor in range(3):
         rows[vendor, np.arange(240), 8 * vendor + labels] += 2
     return EmojiFeatures(

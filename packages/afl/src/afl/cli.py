@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from afl import cli_flower
+from afl import cli_flower, cli_study
 from afl.cli_privacy import (
     BoundOption,
     BudgetDelta,
@@ -182,7 +182,13 @@ def merge(
 def solve(
     sum_file: SumFile,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the head goes.")],
-    gamma: Annotated[str, typer.Option(help="Ridge, 0 or more, or gcv.")] = "1",
+    gamma: Annotated[
+        str, typer.Option(help="Ridge, 0 or more, gcv, or clients (needs --with).")
+    ] = "1",
+    clients: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="With --gamma clients: statistics of each client of the sum."),
+    ] = None,
     fit_intercept: Annotated[bool, typer.Option("--intercept", help="Fit an intercept.")] = False,
     class_weight: Annotated[
         str | None, typer.Option(help="balanced; needs statistics with --per-class.")
@@ -201,15 +207,15 @@ def solve(
     from afl.federation import Federation
     from lipogram.errors import InvalidSetting
 
-    try:
-        ridge: float | str = float(gamma)
-    except ValueError:
-        if gamma != "gcv":
-            raise InvalidSetting(f"gamma is {gamma!r}, it must be a number or gcv") from None
-        ridge = gamma
+    ridge = cli_study.gamma_of(gamma)
+    if (ridge == "clients") != bool(clients):
+        raise InvalidSetting("--gamma clients and --with STATS… go together")
     check_folder(out)
     with alone_with(sum_file):
         federation = Federation.load(sum_file)
+        if clients:
+            held = cli_study.loaded(clients)
+            ridge = cli_study.gamma_by_clients(federation, held, fit_intercept)
         if epsilon is None:
             head = federation.solve(ridge, fit_intercept=fit_intercept, class_weight=class_weight)
         elif fit_intercept or class_weight is not None:
@@ -325,6 +331,7 @@ def bench(
     raise typer.Exit(1 if measured.failures() else 0)
 
 
+cli_study.register(app)
 cli_flower.register(app)
 
 
