@@ -39,8 +39,8 @@ def emoji_sections(
                 f"{', '.join(vendors)}: each client holds its own drawings of the same "
                 f"{emoji['train_rows']:,} emoji. Asked for is the group (one of "
                 f"{len(emoji['class_names'])}, as Unicode files them) of {emoji['test_rows']:,} "
-                "others, which no client has seen from any vendor. Classes are spread alike; only the style "
-                "differs. Joined sequences, mostly a man's, a woman's and a neutral drawing of one "
+                "others, which no client has seen from any vendor. Classes are spread alike; only the "
+                "style differs. Joined sequences, mostly a man's, a woman's and a neutral drawing of one "
                 "thing, are left out. Features: EfficientNet-Lite0 at "
                 f"{settings['image_size']} px, all {emoji['n_features']:,}."
             ),

@@ -6,6 +6,7 @@ The same bytes travel over a network, by e-mail, or on a disk.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +15,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from afl.byte_planes import join_bytes, split_bytes
 from afl.claims import read_claim
 from afl.client_stats import ClientStats
 from afl.errors import RejectedUpload
@@ -23,7 +25,7 @@ from lipogram.analytic.settings import one_of, whole
 from lipogram.errors import LipogramError
 from lipogram.files import write_atomically
 
-FORMAT = "lipogram-afl/1"
+FORMAT = "lipogram-afl/2"
 MOST_BYTES = 2**31
 MOST_HEADER = 2**22
 
@@ -73,13 +75,13 @@ def to_bytes(
         "space": stats.space,
         "clip": stats.clip,
         "noise": stats.noise,
+        "dtype": dtype,
+        "per_class": stats.per_class,
         "feature_map": None if stats.feature_map is None else stats.feature_map.settings(),
     }
-    tensors = {
-        "gram": stats.gram_packed.to(kind),
-        "cross": stats.sums.cpu().to(kind),
-        "counts": torch.from_numpy(stats.counts),
-    }
+    tensors = {"counts": torch.from_numpy(stats.counts)}
+    for name, sums in (("gram", stats.gram_packed), ("cross", stats.sums.cpu())):
+        tensors[f"{name}/top"], tensors[f"{name}/low"] = split_bytes(sums.to(kind))
     if (stats.mass != stats.counts).any():
         tensors["mass"] = torch.from_numpy(stats.mass)
     if stats.feature_map is not None:
@@ -150,13 +152,21 @@ def _read(data: bytes) -> Envelope:
     described = _description(data)
     tensors = safetensors.torch.load(data)
     d = whole("n_features", described["n_features"], most=2**20)
-    gram, cross = tensors["gram"], tensors["cross"]
-    dtype = str(gram.dtype).removeprefix("torch.")
-    one_of("dtype", dtype, get_args(Precision))
-    if cross.dtype != gram.dtype or tensors["counts"].dtype != torch.int64:
+    labels = _labels(described["classes"])
+    dtype = one_of("dtype", described["dtype"], get_args(Precision))
+    if tensors["counts"].dtype != torch.int64 or not isinstance(described["space"], str):
         raise RejectedUpload("the parts of the message have other types than they must")
-    if cross.ndim != 2 or not isinstance(described["space"], str):
-        raise RejectedUpload("the parts of the message have other shapes than they must")
+    half = d * (d + 1) // 2
+    shapes = {
+        "gram": (len(labels), half) if described["per_class"] is True else (half,),
+        "cross": (len(labels), d),
+    }
+    gram, cross = (
+        join_bytes(
+            tensors[f"{name}/top"], tensors[f"{name}/low"], getattr(torch, dtype), math.prod(shape)
+        ).reshape(shape)
+        for name, shape in shapes.items()
+    )
     settings = described["feature_map"]
     maps = {n.removeprefix("map/"): t for n, t in tensors.items() if n.startswith("map/")}
     if settings is not None and settings.get("out_features", d) != d:
@@ -166,7 +176,7 @@ def _read(data: bytes) -> Envelope:
         gram,
         cross.T,
         tensors["counts"].numpy(),
-        _labels(described["classes"]),
+        labels,
         n_features=d,
         mass=None if mass is None else mass.double().numpy(),
         space=described["space"],
