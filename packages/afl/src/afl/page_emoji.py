@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from afl.emoji import CREDITS, EmojiFeatures
-from lipogram.figure_style import COLOURS, INK, headline, new_figure, plain, save, short
+from lipogram.figure_style import INK, headline, new_figure, plain, save, short
 from lipogram.report import Section, Table
 from lipogram.runs import Run
 
@@ -39,9 +39,9 @@ def emoji_sections(
                 f"{', '.join(vendors)}: each client holds its own drawings of the same "
                 f"{emoji['train_rows']:,} emoji. Asked for is the group (one of "
                 f"{len(emoji['class_names'])}, as Unicode files them) of {emoji['test_rows']:,} "
-                "others, which no client has seen from any vendor. Classes are spread alike; only the "
-                "style differs. Joined sequences, mostly a man's, a woman's and a neutral drawing of one "
-                "thing, are left out. Features: EfficientNet-Lite0 at "
+                "others, which no client has seen from any vendor. Classes are spread alike; only "
+                "the style differs. Joined sequences, mostly a man's, a woman's and a neutral "
+                "drawing of one thing, are left out. Features: EfficientNet-Lite0 at "
                 f"{settings['image_size']} px, all {emoji['n_features']:,}."
             ),
             figure=run.figure("emoji"),
@@ -78,15 +78,12 @@ def vendor_matrix(emoji: Mapping[str, Any], path: Path) -> None:
         emoji: what :func:`afl.demo_emoji.compare_vendors` returns.
         path: ``.png`` or ``.svg``.
     """
-    from matplotlib.colors import LinearSegmentedColormap
-
     rows = _rows(emoji)
     values = np.array([[*row, np.mean(row)] for row in rows.values()])
-    colours = LinearSegmentedColormap.from_list("accuracy", ["#ffffff", COLOURS[0]])
     figure = new_figure(0.42 * len(rows) + 0.9)
     axes = figure.add_subplot()
     bottom, top = float(values.min()) - 0.1, float(values.max()) + 0.1
-    axes.imshow(values, cmap=colours, vmin=bottom, vmax=top, aspect="auto")
+    axes.imshow(values, cmap="Blues", vmin=bottom, vmax=top, aspect="auto")
     for row, cells in enumerate(values):
         for column, cell in enumerate(cells):
             ink = "white" if cell > (bottom + 1.5 * top) / 2.5 else INK
