@@ -21,7 +21,7 @@ packages:
 
 $(bin)/uv:
 	$(PYTHON) -m venv .venv
-	$(bin)/python -m pip install -qq "uv>=0.9,<1"
+	$(bin)/python -m pip install -qq "uv>=0.12.20,<0.13"
 
 .venv/.ready: $(inputs) | $(bin)/uv
 	bash tools/venv.sh

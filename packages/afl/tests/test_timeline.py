@@ -27,6 +27,8 @@ def test_a_tenth_begins_all_come_and_one_that_began_leaves(told):
     assert np.all(np.diff(clients)[:-1] > 0)
     assert len(clients) == 1 + 9 + 1
     assert events["points"][-1]["event"] == f"{events['leaver']} leaves"
+    gone = int(events["leaver"].removeprefix("client-"))
+    assert len(parts[gone]) == events["leaver_rows"] == max(map(len, busy[: clients[0]]))
     rows = [point["rows"] for point in events["points"]]
     assert rows[-1] == rows[-2] - events["leaver_rows"]
     assert events["ledger_entries"] == len(busy) + 1
