@@ -1,3 +1,4 @@
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -50,7 +51,11 @@ def test_no_more_is_inflated_than_the_numbers_need():
         (top, low[:-1]),
         (top, low.reshape(5, 7)),
         (top.to(torch.int64), low),
+        (top, low.to(torch.int64)),
     ]
+    tracemalloc.start()
     for part in spoiled:
         with pytest.raises(RejectedUpload):
             join_bytes(*part, torch.float64, 5)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()

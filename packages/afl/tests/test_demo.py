@@ -20,6 +20,14 @@ def test_a_simulated_federation_goes_through_real_messages():
     assert done.uploaded > 300 * 7 * 64 * 65 / 2  # seven of eight bytes go as they are
 
 
+def test_simulated_clients_have_the_names_they_are_given():
+    X, y = digits()
+    parts = np.array_split(np.arange(len(X)), 2)
+    done = simulate(X, y, parts, gamma="gcv", names=["north", "south"])
+    assert done.federation.clients == ["north", "south"]
+    assert done.head.gamma == done.federation.solve("gcv").gamma
+
+
 def test_the_demo_falls_back_on_digits_and_says_so(tmp_path, monkeypatch):
     def missing(name, **settings):
         if name == "fashion-mnist":

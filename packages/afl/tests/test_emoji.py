@@ -75,11 +75,17 @@ def test_no_emoji_is_trained_on_and_tested_by_any_vendor(folders):
     codes = np.array(features.codes)
     train, test = set(codes[~features.held_out]), set(codes[features.held_out])
     assert not train & test
-    assert np.bincount(features.labels[features.held_out]).tolist() == [2, 3, 1]  # a quarter each
     again = loaded(folders)
     np.testing.assert_array_equal(again.held_out, features.held_out)
     np.testing.assert_array_equal(again.rows, features.rows)
     assert (loaded(folders, seed=1).held_out != features.held_out).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_same_share_of_each_class_is_held_out_and_never_none(seed):
+    labels = np.repeat([0, 1, 2], [8, 12, 1])
+    test = held_out_emoji(labels, test_share=0.25, seed=seed)
+    assert np.bincount(labels[test]).tolist() == [2, 3, 1]
 
 
 def test_an_emoji_that_one_vendor_does_not_draw_is_left_out(folders):
