@@ -78,16 +78,17 @@ def test_files_pass_twine_and_our_own_check(dist, root, run):
 
 def test_wheel_built_in_the_checkout_points_at_it(wheel_in_place, root):
     place = (root / "shared").as_uri()
-    lines = requirements(wheel_in_place)
-    assert f"lipogram[analytic,vision] @ {place}" in lines
-    assert f"lipogram[lite0] @ {place} ; extra == 'lite0'" in lines
+    # Versions of the packaging library differ by the spaces around these signs.
+    lines = [re.sub(r"\s*([@;])\s*", r"\1", line) for line in requirements(wheel_in_place)]
+    assert f"lipogram[analytic,vision]@{place}" in lines
+    assert f"lipogram[lite0]@{place};extra == 'lite0'" in lines
     assert not any(re.match(r"lipogram\b[^@]*<", line) for line in lines)
 
 
 def test_check_refuses_a_wheel_that_points_at_a_checkout(wheel_in_place, root):
     result = check(wheel_in_place.parent, root)
     assert result.returncode == 1
-    assert "requires a place: lipogram[analytic,vision] @ file:" in result.stdout
+    assert re.search(r"requires a place: lipogram\[analytic,vision\] ?@ file:", result.stdout)
 
 
 @pytest.mark.parametrize("tag", ["air-v0.1.1", "sea-v0.1.0", "v0.1.0"])
