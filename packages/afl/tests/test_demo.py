@@ -17,7 +17,7 @@ def test_a_simulated_federation_goes_through_real_messages():
     pooled = np.linalg.solve(X.T @ X + np.eye(64), X.T @ np.eye(10)[y])
     assert np.abs(done.head.weight.numpy() - pooled).max() < 1e-10 * np.abs(pooled).max()
     assert len(done.federation.ledger) == 300
-    assert done.uploaded > 300 * 7 * 64 * 65 / 2  # seven of eight bytes go as they are
+    assert 300 * 1000 < done.uploaded < 300 * 8 * (65 * 64 / 2 + 64 * 10)
 
 
 def test_simulated_clients_have_the_names_they_are_given():

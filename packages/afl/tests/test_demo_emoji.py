@@ -5,9 +5,10 @@ import pytest
 
 from afl import demo_emoji
 from afl.demo_emoji import EmojiSettings, compare_vendors, headline_of, run_emoji
-from afl.emoji import EmojiFeatures, emoji_features, held_out_emoji
+from afl.emoji import EmojiFeatures, emoji_features
 from afl.page_emoji import draw_examples, emoji_sections
 from lipogram import assets
+from lipogram.analytic.sources import held_out
 from lipogram.errors import AssetMismatch, MissingAsset
 from lipogram.runs import Run
 
@@ -30,7 +31,7 @@ def features():
     return EmojiFeatures(
         rows,
         labels,
-        held_out_emoji(labels, test_share=0.25, seed=0),
+        held_out(labels, test_share=0.25, seed=0),
         tuple(f"{i:x}" for i in range(240)),
         ("Animals & Nature", "Flags", "Food & Drink", "Symbols"),
         ("Google", "Twitter", "Microsoft"),

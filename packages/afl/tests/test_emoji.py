@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from afl.emoji import VENDORS, emoji_features, emoji_groups, held_out_emoji
+from afl.emoji import VENDORS, emoji_features, emoji_groups
 from lipogram import assets
+from lipogram.analytic.sources import held_out
 from lipogram.errors import InvalidSetting, MissingAsset
 
 GROUPS = {"Flags": 8, "Food & Drink": 12, "Symbols": 4}
@@ -84,7 +85,7 @@ def test_no_emoji_is_trained_on_and_tested_by_any_vendor(folders):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_same_share_of_each_class_is_held_out_and_never_none(seed):
     labels = np.repeat([0, 1, 2], [8, 12, 1])
-    test = held_out_emoji(labels, test_share=0.25, seed=seed)
+    test = held_out(labels, test_share=0.25, seed=seed)
     assert np.bincount(labels[test]).tolist() == [2, 3, 1]
 
 
@@ -107,7 +108,7 @@ def test_a_drawing_that_cannot_be_read_is_named(folders):
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
 def test_a_share_that_leaves_nothing_is_refused(share):
     with pytest.raises(InvalidSetting, match="test_share"):
-        held_out_emoji(np.zeros(3, dtype=np.int64), test_share=share, seed=0)
+        held_out(np.zeros(3, dtype=np.int64), test_share=share, seed=0)
 
 
 def test_the_real_emoji_are_those_that_all_vendors_draw():

@@ -293,6 +293,8 @@ def test_a_class_that_leaves_with_its_client_leaves_no_trace():
     federation.add("rest", rest)
     federation.remove("rare", rare)
     assert federation.digest == never.digest
+    assert federation.solve(1.0).classes == never.solve(1.0).classes == tuple(range(5))
+    assert (federation.solve(1.0).predict(X) == never.solve(1.0).predict(X)).all()
 
 
 def test_private_heads_hide_rows_and_add_up_their_cost(tmp_path):

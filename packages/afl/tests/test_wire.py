@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.torch
 
 from afl import wire
 from afl.client_stats import ClientStats
@@ -16,12 +17,19 @@ MESSAGE = wire.to_bytes(STATS, client="ward 7", round=3)
 
 
 def rewritten(**changes):
+    """The message with another description, sealed again: only the lie itself can be found."""
     size = int.from_bytes(MESSAGE[:8], "little")
     header = json.loads(MESSAGE[8 : 8 + size])
     described = json.loads(header["__metadata__"]["afl"]) | changes
-    header["__metadata__"]["afl"] = json.dumps(described)
+    described.pop("crc32")
+    described["crc32"] = wire._checksum(described, safetensors.torch.load(MESSAGE))
+    header["__metadata__"]["afl"] = json.dumps(described | changes)
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + MESSAGE[8 + size :]
+
+
+def test_a_description_that_was_sealed_again_is_read():
+    assert wire.from_bytes(rewritten(client="ward 8")).client == "ward 8"
 
 
 def test_a_message_says_all():
@@ -53,11 +61,45 @@ def test_per_class_weighted_and_mapped_sums_travel():
         assert read.per_class == stats.per_class
 
 
-def test_half_a_matrix_is_about_half_the_bytes_of_the_papers_upload():
-    d, k = 256, 100
-    stats = ClientStats.compute(rng.standard_normal((10, d)), np.arange(10) % 3, classes=range(k))
-    paper = 8 * (d * d + d * k)
-    assert len(wire.to_bytes(stats)) / paper < 0.5 * (d + 1 + 2 * k) / (d + k) + 0.01
+@pytest.mark.parametrize(("k", "most"), [(10, 0.5), (100, 0.59)])
+def test_a_message_is_shorter_than_the_papers_upload(k, most):
+    d = 256
+    stats = ClientStats.compute(rng.standard_normal((20 * k, d)), np.arange(20 * k) % k)
+    square = d * d + d * k
+    assert len(wire.to_bytes(stats)) / (8 * square) < most
+    assert len(wire.to_bytes(stats, dtype="float32")) / (4 * square) < most
+
+
+def test_nobody_sends_next_to_nothing():
+    empty = ClientStats.compute(np.zeros((0, 512)), np.zeros(0, dtype=int), classes=range(100))
+    assert len(wire.to_bytes(empty)) < 5000
+
+
+def test_a_bit_that_changed_on_the_way_is_noticed_or_means_nothing():
+    sent, noticed = wire.from_bytes(MESSAGE), 0
+    for position in range(len(MESSAGE)):
+        changed = bytearray(MESSAGE)
+        changed[position] ^= 1 << position % 8
+        try:
+            read = wire.from_bytes(bytes(changed))
+        except RejectedUpload:
+            noticed += 1
+            continue
+        assert (read.client, read.round, read.digest) == (sent.client, sent.round, sent.digest)
+        assert read.stats.classes == sent.stats.classes
+    assert noticed > 0.99 * len(MESSAGE)
+
+
+def test_sums_that_would_not_fit_are_refused_before_they_are_inflated(monkeypatch):
+    """A short message may describe any width: what it needs is asked before memory is taken."""
+    wide = ClientStats.compute(np.zeros((0, 400)), np.zeros(0, dtype=int))
+    message = wire.to_bytes(wide)
+    needed = 8 * 400 * 401 // 2
+    assert len(message) < 5000 < needed
+    assert wire.from_bytes(message, max_bytes=needed).stats.n_features == 400
+    monkeypatch.setattr(wire, "join_bytes", None)
+    with pytest.raises(RejectedUpload, match=f"take {needed:,} bytes"):
+        wire.from_bytes(message, max_bytes=needed - 1)
 
 
 @pytest.mark.parametrize("cut", [0, 4, 8, 100, len(MESSAGE) - 1])
@@ -76,7 +118,14 @@ def test_an_oversized_message_is_refused():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": "lipogram-afl/0"},
+        {"format": "lipogram-afl/1"},
+        {"planes": {"gram": [36] * 8, "cross": []}},
+        {"planes": {"gram": None, "cross": None}},
+        {"planes": None},
+        {"dtype": "float16"},
+        {"dtype": "float32"},
+        {"per_class": True},
+        {"crc32": None},
         {"classes": ["bus", 1, "tram"]},
         {"classes": ["bus", "bus", "tram"]},
         {"classes": "bus"},

@@ -182,13 +182,14 @@ def merge(
 def solve(
     sum_file: SumFile,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the head goes.")],
-    gamma: Annotated[
-        str, typer.Option(help="Ridge, 0 or more, gcv, or clients (needs --with).")
-    ] = "1",
-    clients: Annotated[
+    files: Annotated[
         list[Path] | None,
-        typer.Option("--with", help="With --gamma clients: statistics of each client of the sum."),
+        typer.Argument(metavar="[STATS…]", help="Clients' statistics, for --gamma clients."),
     ] = None,
+    gamma: Annotated[
+        str,
+        typer.Option(help="Ridge, 0 or more, gcv, or clients (STATS, left out in turn)."),
+    ] = "1",
     fit_intercept: Annotated[bool, typer.Option("--intercept", help="Fit an intercept.")] = False,
     class_weight: Annotated[
         str | None, typer.Option(help="balanced; needs statistics with --per-class.")
@@ -208,14 +209,17 @@ def solve(
     from lipogram.errors import InvalidSetting
 
     ridge = cli_study.gamma_of(gamma)
-    if (ridge == "clients") != bool(clients):
-        raise InvalidSetting("--gamma clients and --with STATS… go together")
+    if (ridge == "clients") != bool(files):
+        raise InvalidSetting("--gamma clients and STATS… go together")
+    if files and epsilon is not None:
+        raise InvalidSetting("a private head chooses its gamma itself")
     check_folder(out)
     with alone_with(sum_file):
         federation = Federation.load(sum_file)
-        if clients:
-            held = cli_study.loaded(clients)
-            ridge = cli_study.gamma_by_clients(federation, held, fit_intercept)
+        if files:
+            kept = cli_study.loaded(federation, files)
+            how = {"fit_intercept": fit_intercept, "class_weight": class_weight}
+            ridge = cli_study.chosen_gamma(federation, "clients", kept, **how)
         if epsilon is None:
             head = federation.solve(ridge, fit_intercept=fit_intercept, class_weight=class_weight)
         elif fit_intercept or class_weight is not None:

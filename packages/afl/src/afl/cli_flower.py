@@ -12,6 +12,7 @@ app_commands = typer.Typer(no_args_is_help=True, help="Write a Flower app.")
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Without TLS; refused for anything but this machine.")
 ]
+Superlink = Annotated[str, typer.Option(help="The server, host:port.")]
 RootCertificate = Annotated[
     Path | None, typer.Option(help="ca.crt of the federation; default: the system's authorities.")
 ]
@@ -101,7 +102,7 @@ def run(
     app: Annotated[
         Path | None, typer.Argument(help="Folder of an app; default: what `afl app init` writes.")
     ] = None,
-    superlink: Annotated[str, typer.Option(help="The server, host:port.")] = "127.0.0.1:8000",
+    superlink: Superlink = "127.0.0.1:8000",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting of the round, key=value; may be repeated."),
@@ -154,7 +155,7 @@ def keys(
 
 def admit(
     public_key: Annotated[Path, typer.Argument(help="NAME.pub of the node.")],
-    superlink: Annotated[str, typer.Option(help="The server, host:port.")] = "127.0.0.1:8000",
+    superlink: Superlink = "127.0.0.1:8000",
     insecure: Insecure = False,
     root_certificate: RootCertificate = None,
 ) -> None:

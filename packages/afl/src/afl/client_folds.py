@@ -1,27 +1,29 @@
 """Choosing γ by clients that are left out, from their sums alone.
 
-For each fold of clients the head of all others is scored on the fold:
-``‖Y − ZW‖² = tr(YᵀY) − 2 tr(WᵀQ) + tr(WᵀGW)``, so no row is needed, only each client's own sums.
-They are there in a federation by files, and never under masks.
+For each fold of clients the head of everybody else is scored on the fold:
+``‖Y − ZW‖² = tr(YᵀY) − 2 tr(WᵀQ) + tr(WᵀGW)``, so no row is needed, only what each client sent.
+Where clients differ, this is the error on a client that did not take part, which no split of the
+rows tells. Under masks nobody has one client's sums, so it is impossible there.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from afl.client_stats import ClientStats
 from afl.errors import TooFewClients
+from afl.row_weights import row_weights
 from lipogram.analytic.labels import Label
 from lipogram.analytic.selection import fold_losses, gamma_grid
 from lipogram.analytic.settings import positive, whole
 from lipogram.analytic.solve import RidgeSystem
-from lipogram.errors import InvalidSetting
+from lipogram.errors import InvalidSetting, NotSeen
 
 FOLDS = 10
 
@@ -35,9 +37,6 @@ class ClientFolds:
         losses: (F, G) squared loss of each fold, summed over its rows.
         rows: (F,) rows of each fold.
         members: clients of each fold.
-        best: γ of the least loss a row over all folds.
-        loss: (G,) that loss.
-        standard_error: (G,) of it, over folds.
     """
 
     gammas: NDArray[np.float64]
@@ -47,18 +46,20 @@ class ClientFolds:
 
     @property
     def loss(self) -> NDArray[np.float64]:
-        """Held-out squared loss a row, (G,)."""
+        """Squared loss a row, over all folds, (G,)."""
         mean: NDArray[np.float64] = self.losses.sum(0) / self.rows.sum()
         return mean
 
     @property
     def standard_error(self) -> NDArray[np.float64]:
-        """Standard error of :attr:`loss` over folds, weighted by their rows, (G,)."""
-        share = self.rows / self.rows.sum()
-        each = self.losses / self.rows[:, None]
+        """Of :attr:`loss` over folds of unequal size (G,): that of a ratio of sums.
+
+        Cochran, Sampling Techniques, 1977, chapter 6.
+        """
         folds = len(self.rows)
-        spread = (share[:, None] ** 2 * (each - self.loss) ** 2).sum(0)
-        error: NDArray[np.float64] = np.sqrt(spread * folds / (folds - 1))
+        residual = self.losses - self.loss * self.rows[:, None]
+        spread = (residual**2).sum(0) * folds / (folds - 1)
+        error: NDArray[np.float64] = np.sqrt(spread) / self.rows.sum()
         return error
 
     @property
@@ -68,24 +69,31 @@ class ClientFolds:
 
 
 def leave_clients_out(
+    total: ClientStats,
     stats: Mapping[str, ClientStats],
     *,
     gammas: Sequence[float] | None = None,
     folds: int = FOLDS,
     fit_intercept: bool = False,
+    class_weight: str | Mapping[Label, float] | None = None,
 ) -> ClientFolds:
     """Score each γ on clients that the head has not seen; one eigendecomposition a fold.
 
     Args:
-        stats: of each client; empty ones are left aside. Folds follow a hash of the names.
-        gammas: candidates γ > 0; by default 33 on a logarithmic grid around the mean eigenvalue.
+        total: the sum over all clients.
+        stats: of the clients to leave out in turn, parts of the sum; all of them or some. Empty
+            ones are left aside. Which fold a client is in follows from a hash of its name.
+        gammas: candidates γ > 0; by default 33 from 10⁻⁵ to 10³ times the mean eigenvalue of G.
         folds: most folds; a client of its own each where there are no more clients than that.
         fit_intercept: whether the heads have an intercept.
+        class_weight: of the heads and of the loss, see :meth:`afl.Federation.solve`.
 
     Raises:
         TooFewClients: fewer than two clients with rows.
-        InvalidSetting: statistics with noise, whose loss says nothing; a γ that is not positive.
-        IncompatibleFeatures: clients of different features.
+        InvalidSetting: statistics with noise, which would be taken for loss; a γ that is not
+            positive; class weights without one second moment a class.
+        IncompatibleFeatures: clients of other features than the sum's.
+        NotSeen: clients that are not in the sum.
     """
     held = {name: each for name, each in stats.items() if each.n_rows}
     if len(held) < 2:
@@ -93,51 +101,54 @@ def leave_clients_out(
             f"{len(held)} clients have rows, at least 2 are needed to leave one out"
         )
     if noisy := [name for name, each in held.items() if each.noise is not None]:
-        raise InvalidSetting(f"the statistics of {noisy[0]!r} have noise: choose gamma by gcv")
-    total, systems = systems_of(held)
-    grid = (
-        gamma_grid(total) if gammas is None else np.asarray([positive("gamma", g) for g in gammas])
-    )
+        raise InvalidSetting(f"the statistics of {noisy[0]!r} have noise: name gamma as a number")
+    weight = None if class_weight is None else row_weights(total, class_weight)
+    system = total.reweight(weight)
+    tried = gamma_grid(system) if gammas is None else [positive("gamma", g) for g in gammas]
+    grid = np.asarray(tried, dtype=float)
     order = sorted(held, key=lambda name: hashlib.sha256(name.encode()).digest())
     count = min(whole("folds", folds, least=2), len(order))
     members = [sorted(order[start::count]) for start in range(count)]
-    parts = [joined([systems[name] for name in fold]) for fold in members]
+
+    def parts() -> Iterator[RidgeSystem]:
+        for fold in members:
+            yield part_of(total, {name: held[name] for name in fold}, weight)
+
+    kept, left_out = itertools.tee(parts())  # one fold's matrices at a time
     losses = fold_losses(
-        (without(total, part) for part in parts), parts, grid, fit_intercept=fit_intercept
+        (without(system, part) for part in kept), left_out, grid, fit_intercept=fit_intercept
     )
-    return ClientFolds(grid, losses, np.array([part.rows for part in parts]), members)
+    rows = np.array([sum(held[name].n_rows for name in fold) for fold in members])
+    return ClientFolds(grid, losses, rows, members)
 
 
-def systems_of(stats: Mapping[str, ClientStats]) -> tuple[RidgeSystem, dict[str, RidgeSystem]]:
-    """The sums of all clients and of each, over the same classes in the same order.
+def part_of(
+    total: ClientStats, stats: Mapping[str, ClientStats], weight: NDArray[np.float64] | None = None
+) -> RidgeSystem:
+    """The sums of some clients, over the classes of the total in its order.
+
+    Args:
+        total: the sum.
+        stats: of clients in it.
+        weight: of a row of each class (k,), see :meth:`ClientStats.reweight`.
 
     Raises:
-        IncompatibleFeatures: clients of different features.
+        IncompatibleFeatures: other features than the sum's.
+        NotSeen: more rows of a class than the sum has.
     """
-    first = next(iter(stats.values()))
-    labels: dict[Label, None] = {}
+    made = total.like()
+    made.noise = None
+    made.declare(total.classes)
     for name, each in stats.items():
-        first.check_same_features(each, f"client {name!r}")
-        labels |= dict.fromkeys(each.classes)
-    systems = {name: _aligned(each, list(labels)) for name, each in stats.items()}
-    return joined(list(systems.values())), systems
-
-
-def joined(systems: Sequence[RidgeSystem]) -> RidgeSystem:
-    """The sum of systems over the same classes."""
-    return RidgeSystem(
-        torch.stack([s.gram for s in systems]).sum(0),
-        torch.stack([s.cross for s in systems]).sum(0),
-        torch.stack([s.row_sum for s in systems]).sum(0),
-        torch.stack([s.target_sum for s in systems]).sum(0),
-        sum(s.mass for s in systems),
-        sum(s.energy for s in systems),
-        sum(s.rows for s in systems),
-    )
+        total.check_same_features(each, f"client {name!r}")
+        made.merge(each)
+    if len(made.classes) > len(total.classes) or (made.counts > total.counts).any():
+        raise NotSeen(f"{_named(stats)} have more rows of a class than the sum: they are not in it")
+    return made.reweight(weight)
 
 
 def without(total: RidgeSystem, part: RidgeSystem) -> RidgeSystem:
-    """The total without one part."""
+    """The total less one part, over the same classes."""
     return RidgeSystem(
         total.gram - part.gram,
         total.cross - part.cross,
@@ -149,18 +160,6 @@ def without(total: RidgeSystem, part: RidgeSystem) -> RidgeSystem:
     )
 
 
-def _aligned(stats: ClientStats, labels: list[Label]) -> RidgeSystem:
-    system = stats.reweight()
-    cross = torch.zeros(system.gram.shape[0], len(labels), dtype=system.cross.dtype)
-    targets = torch.zeros(len(labels), dtype=system.target_sum.dtype)
-    where = [labels.index(label) for label in stats.classes]
-    cross[:, where], targets[where] = system.cross.cpu(), system.target_sum.cpu()
-    return RidgeSystem(
-        system.gram.cpu().tril(),
-        cross,
-        system.row_sum.cpu(),
-        targets,
-        system.mass,
-        system.energy,
-        system.rows,
-    )
+def _named(names: Iterable[str]) -> str:
+    first, *others = sorted(names)
+    return f"client {first!r} and {len(others)} more" if others else f"clients like {first!r}"

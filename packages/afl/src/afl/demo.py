@@ -17,6 +17,7 @@ from afl.demo_emoji import EmojiSettings, headline_of, run_emoji
 from afl.page import write_page
 from afl.partitions import Positions, dirichlet_partition, iid_partition
 from afl.simulation import simulate
+from afl.threads import one_thread
 from afl.timeline import timeline
 from lipogram.analytic.buffer import RandomBuffer
 from lipogram.analytic.sources import Features, features_of
@@ -92,7 +93,8 @@ def run_demo(
         settings = replace(DIGITS, emoji=settings.emoji)
         features = _features(settings, progress)
     run = Run.create(folder, settings, package="lipogram-afl")
-    return summarise(run, features, settings, note=note, progress=progress)
+    with one_thread():
+        return summarise(run, features, settings, note=note, progress=progress)
 
 
 def summarise(

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from lipogram.analytic.backbones import Backbone, load_backbone
 from lipogram.analytic.features import FeatureStore, extract
 from lipogram.analytic.images import FileImages
+from lipogram.analytic.sources import held_out
 from lipogram.assets import cache_folder, get
-from lipogram.errors import InvalidSetting, MissingAsset
+from lipogram.errors import MissingAsset
 
 CREDITS = (
     "Drawings: Google (Noto Emoji, Apache-2.0), Twitter, Inc and other contributors (Twemoji, "
@@ -96,27 +97,6 @@ def emoji_groups(table: Path) -> dict[str, str]:
     }
 
 
-def held_out_emoji(labels: NDArray[np.int64], *, test_share: float, seed: int) -> NDArray[np.bool_]:
-    """(n,) True for the emoji to test on: the same share of each class, at least one.
-
-    Args:
-        labels: (n,) class of each emoji.
-        test_share: share of each class.
-        seed: of the draw.
-
-    Raises:
-        InvalidSetting: a share outside (0, 1).
-    """
-    if not 0 < test_share < 1:
-        raise InvalidSetting(f"test_share is {test_share}, it must lie between 0 and 1")
-    rng = np.random.default_rng(seed)
-    test = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        test[members[: max(1, round(test_share * len(members)))]] = True
-    return test
-
-
 def emoji_features(
     *,
     backbone: str = "effnet-lite0",
@@ -151,7 +131,7 @@ def emoji_features(
     }
     class_names = sorted(set(groups.values()))
     labels = np.array([class_names.index(group) for group in groups.values()], dtype=np.int64)
-    held_out = held_out_emoji(labels, test_share=test_share, seed=seed)
+    tested = held_out(labels, test_share=test_share, seed=seed)
     model = load_backbone(backbone, image_size=image_size)
     rows: list[NDArray[np.float64]] = []
     drawings: list[FileImages] = []
@@ -168,7 +148,7 @@ def emoji_features(
     return EmojiFeatures(
         np.stack(rows),
         labels,
-        held_out,
+        tested,
         tuple(groups),
         tuple(class_names),
         tuple(vendor.name for vendor in VENDORS),

@@ -61,6 +61,11 @@ class ExactSum:
         magnitude = whole.astype(np.float64) + fraction.astype(np.float64) / _UNIT
         return np.where(negative, -magnitude, magnitude)
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether nothing is in the sum, or what is cancels exactly."""
+        return not (self.whole.any() or self.fraction.any())
+
     def copy(self) -> ExactSum:
         """An independent copy."""
         return ExactSum.of(self.whole.copy(), self.fraction.copy())

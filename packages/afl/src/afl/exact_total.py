@@ -117,8 +117,12 @@ class ExactTotal:
             self._close(label)
 
     def stats(self) -> ClientStats:
-        """The total as statistics, rounded to float64 once; classes in the agreed order."""
-        labels = class_order([label for label in self.classes])
+        """The total as statistics, rounded to float64 once; classes in the agreed order.
+
+        A class of which nothing is there, or nothing any more, is left out, as its head would say
+        0 for every row and win where all others are below.
+        """
+        labels = class_order([c for c in self.classes if not self.sums[c].is_zero])
         d = self.like.n_features
         size = d * (d + 1) // 2
         parts = [self.sums[label].value() for label in labels]

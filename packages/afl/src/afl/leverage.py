@@ -1,24 +1,31 @@
-"""How much each client moves the head: to be looked at where statistics come without masks.
+"""How far each client moves the head, from its sums alone.
 
-A client that lies consistently cannot be told from one that has unusual rows; this shows both.
+With the Cholesky factor ``G + γI = LLᵀ`` of the whole sum and ``M_k = L⁻¹ G_k L⁻ᵀ``, the head
+without client k is ``W₋ₖ = L⁻ᵀ (I − M_k)⁻¹ L⁻¹ (Q − Q_k)``: one factor serves all clients. A client
+that weighs far more than its rows may be broken, poisoned, or the only one to have what it has.
 Under masks nobody can look at one client, so there is no such report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.linalg import eigh, lapack
+from torch import Tensor
 
-from afl.client_folds import systems_of, without
+from afl.client_folds import part_of
 from afl.client_stats import ClientStats
 from afl.errors import TooFewClients
 from lipogram.analytic.settings import positive
+from lipogram.analytic.solve import RidgeSolution, RidgeSystem, cholesky, cholesky_solve
+from lipogram.errors import InvalidSetting
 from lipogram.report import Table
 
-FLAG = 5.0
+FACTOR = 3.0
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,9 @@ class Leverage:
             features is this client's alone.
         shift: ‖W − W₋ₖ‖ / ‖W‖ (Frobenius), how far the head moves without it.
         loss: squared loss a row of W₋ₖ on the client's own rows.
-        flags: ``scale`` where its share of energy is more than five times its share of rows, and
-            ``pull`` where its shift for its share of rows is more than five times the median.
+        flags: which figures are more than three times their median over clients: ``scale``, energy
+            for its rows; ``directions``, degrees of freedom for its rows; ``pull``, shift for the
+            root of its rows, as the shift by alike rows grows; ``loss``.
     """
 
     client: str
@@ -50,63 +58,44 @@ class Leverage:
     flags: tuple[str, ...] = ()
 
 
-def leverage_of(stats: Mapping[str, ClientStats], *, gamma: float = 1.0) -> list[Leverage]:
+def leverage_of(
+    total: ClientStats, stats: Mapping[str, ClientStats], *, gamma: float = 1.0
+) -> list[Leverage]:
     """Every client with rows, the one that moves the head most first.
 
     Args:
-        stats: of each client.
+        total: the sum over all clients.
+        stats: of clients in it, all or some; medians are taken over these.
         gamma: ridge γ > 0.
 
     Raises:
-        TooFewClients: fewer than two clients with rows.
-        InvalidSetting: γ is not positive.
-        IncompatibleFeatures: clients of different features.
+        TooFewClients: no client with rows.
+        InvalidSetting: γ is not positive, or statistics with noise, which would be taken for rows.
+        IncompatibleFeatures: clients of other features than the sum's.
+        NotSeen: clients that are not in the sum.
+        SingularSystem: γ is too small for the sum.
     """
     ridge = positive("gamma", gamma)
     held = {name: each for name, each in stats.items() if each.n_rows}
-    if len(held) < 2:
-        raise TooFewClients(f"{len(held)} clients have rows, at least 2 are needed to compare")
-    total, systems = systems_of(held)
-    identity = torch.eye(total.gram.shape[0], dtype=torch.float64)
-    factor = torch.linalg.cholesky(_whole(total.gram) + ridge * identity)
-    weight = torch.cholesky_solve(total.cross, factor)
-    found = []
-    for name, part in systems.items():
-        gram = _whole(part.gram)
-        half = torch.linalg.solve_triangular(factor, gram, upper=False)
-        relative = torch.linalg.solve_triangular(factor, half.T, upper=False)
-        others = without(total, part).solve(ridge)
-        found.append(
-            Leverage(
-                client=name,
-                rows=part.rows,
-                share_of_rows=part.rows / total.rows,
-                share_of_energy=float(gram.trace() / total.gram.trace()),
-                degrees_of_freedom=float(relative.trace()),
-                steepest=float(torch.linalg.eigvalsh(relative)[-1]),
-                shift=float((weight - others.weight).norm() / weight.norm()),
-                loss=part.loss(others) / part.rows,
-            )
-        )
-    middle = float(np.median([each.shift / each.share_of_rows for each in found]))
-    flagged = [Leverage(**asdict(each) | {"flags": _flags(each, middle)}) for each in found]
-    return sorted(flagged, key=lambda each: -each.shift)
+    if not held:
+        raise TooFewClients("no client has rows: there is nothing to compare")
+    if noisy := [name for name, each in held.items() if each.noise is not None]:
+        raise InvalidSetting(f"the statistics of {noisy[0]!r} have noise, which looks like rows")
+    system = total.reweight()
+    factor, _ = cholesky(system.gram, ridge)
+    weight = cholesky_solve(factor, system.cross)
+    found = [
+        _of_client(name, part_of(total, {name: each}), system, factor, weight)
+        for name, each in held.items()
+    ]
+    return sorted(_flagged(found), key=lambda each: (-each.shift, each.client))
 
 
-def leverage_table(found: list[Leverage]) -> Table:
+def leverage_table(found: Sequence[Leverage]) -> Table:
     """The report as a table."""
+    columns = "client rows share energy d.o.f. steepest shift loss flags".split()
     return Table(
-        columns=[
-            "client",
-            "rows",
-            "share",
-            "energy",
-            "d.o.f.",
-            "steepest",
-            "shift",
-            "loss",
-            "flag",
-        ],
+        columns=columns,
         rows=[
             [
                 each.client,
@@ -121,20 +110,53 @@ def leverage_table(found: list[Leverage]) -> Table:
             ]
             for each in found
         ],
+        highlight=[number for number, each in enumerate(found) if each.flags],
         caption=(
-            "Share of rows and of squared features; degrees of freedom; how far the head moves "
-            "without the client, and the others' squared loss a row on it."
+            "share of rows and of squared features, degrees of freedom, largest eigenvalue; how "
+            "far the head moves without the client, and the loss a row of that head on it. Flags: "
+            "energy (scale) or degrees of freedom (directions) a row, shift by the root of the "
+            f"rows (pull), or loss, is more than {FACTOR:g} times its median"
         ),
     )
 
 
-def _flags(each: Leverage, middle: float) -> tuple[str, ...]:
-    raised = {
-        "scale": each.share_of_energy > FLAG * each.share_of_rows,
-        "pull": each.shift / each.share_of_rows > FLAG * middle,
+def _of_client(
+    name: str, part: RidgeSystem, system: RidgeSystem, factor: Tensor, weight: Tensor
+) -> Leverage:
+    # Row-major lower triangles are column-major upper ones: dsygst turns Uᵀ\G_k/U into M_k.
+    reduced, _ = lapack.dsygst(part.gram.numpy().T, factor.numpy().T, itype=1, lower=0)
+    size = len(reduced)
+    top = eigh(reduced, lower=False, eigvals_only=True, subset_by_index=[size - 1, size - 1])
+    rest = torch.from_numpy(-reduced.T)
+    degrees = -float(rest.diagonal().sum())
+    rest.diagonal().add_(1.0)
+    own, _ = cholesky(rest, 0.0)
+    right = torch.linalg.solve_triangular(factor, system.cross - part.cross, upper=False)
+    inner = cholesky_solve(own, right.contiguous())
+    others = torch.linalg.solve_triangular(factor.T, inner, upper=True).contiguous()
+    head = RidgeSolution(others, torch.zeros_like(system.target_sum), math.nan, 0.0)
+    return Leverage(
+        client=name,
+        rows=part.rows,
+        share_of_rows=part.rows / system.rows,
+        share_of_energy=float(part.gram.diagonal().sum() / system.gram.diagonal().sum()),
+        degrees_of_freedom=degrees,
+        steepest=float(top[0]),
+        shift=float((weight - others).norm() / weight.norm()),
+        loss=part.loss(head) / part.mass,
+    )
+
+
+def _flagged(found: Sequence[Leverage]) -> list[Leverage]:
+    rows = np.array([each.share_of_rows for each in found])
+    figures = {
+        "scale": np.array([each.share_of_energy for each in found]) / rows,
+        "directions": np.array([each.degrees_of_freedom for each in found]) / rows,
+        "pull": np.array([each.shift for each in found]) / np.sqrt(rows),
+        "loss": np.array([each.loss for each in found]),
     }
-    return tuple(name for name, up in raised.items() if up)
-
-
-def _whole(lower: torch.Tensor) -> torch.Tensor:
-    return lower.tril() + lower.tril(-1).T
+    high = {name: values > FACTOR * np.median(values) for name, values in figures.items()}
+    return [
+        replace(each, flags=tuple(name for name, above in high.items() if above[number]))
+        for number, each in enumerate(found)
+    ]

@@ -115,8 +115,8 @@ def shard_partition(
         rows = rng.permutation(np.flatnonzero(labels == names[c]))
         if len(rows) < len(chosen):
             raise InvalidSetting(
-                f"class {names[c]!r} has {len(rows)} rows for {len(chosen)} clients: take fewer "
-                "clients or shards"
+                f"class {names[c].item()!r} has {len(rows)} rows for {len(chosen)} clients: take "
+                "fewer clients or shards"
             )
         cuts = _cuts(len(rows), len(chosen), balanced, rng)
         for client, part in zip(chosen, np.split(rows, cuts), strict=True):

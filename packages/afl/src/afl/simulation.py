@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,39 @@ from afl.federation import Federation
 from afl.head import LinearHead
 from afl.limits import Precision
 from lipogram.progress import bar
+
+
+@dataclass
+class Costs:
+    """What a simulated federation has cost so far.
+
+    Attributes:
+        uploaded: bytes of all messages.
+        client_seconds: wall time of making and packing them.
+        server_seconds: wall time of reading, checking and adding them, and of what comes of it.
+    """
+
+    uploaded: int = 0
+    client_seconds: float = 0.0
+    server_seconds: float = 0.0
+
+    @contextmanager
+    def at_server(self) -> Iterator[None]:
+        """Count the block as the server's."""
+        start = time.perf_counter()
+        yield
+        self.server_seconds += time.perf_counter() - start
+
+    def deliver(
+        self, make: Callable[[], ClientStats], *, client: str, dtype: Precision
+    ) -> wire.Envelope:
+        """What the server reads of the statistics that a client makes and sends."""
+        start = time.perf_counter()
+        message = wire.to_bytes(make(), client=client, dtype=dtype)
+        self.client_seconds += time.perf_counter() - start
+        self.uploaded += len(message)
+        with self.at_server():
+            return wire.from_bytes(message)
 
 
 @dataclass(frozen=True)
@@ -69,22 +104,21 @@ def simulate(
         names: what the clients are called; None counts them.
         progress: show a bar where stderr is a terminal.
     """
-    federation = Federation(minimum_rows=1)
-    uploaded, seconds = 0, [0.0, 0.0]
+    federation, costs = Federation(minimum_rows=1), Costs()
+
+    def stats_of(rows: NDArray[np.int64]) -> ClientStats:
+        return ClientStats.compute(X[rows], y[rows], clip=clip, space=space)
+
     with bar("clients", len(parts), wanted=progress) as advance:
         for number, rows in enumerate(parts):
-            start = time.perf_counter()
-            stats = ClientStats.compute(X[rows], y[rows], clip=clip, space=space)
-            name = names[number] if names else client_name(number)
-            message = wire.to_bytes(stats, client=name, dtype=dtype)
-            sent = time.perf_counter()
-            read = wire.from_bytes(message)
-            federation.add(read.client, read.stats, round=read.round)
-            seconds[0] += sent - start
-            seconds[1] += time.perf_counter() - sent
-            uploaded += len(message)
+            read = costs.deliver(
+                partial(stats_of, rows),
+                client=names[number] if names else client_name(number),
+                dtype=dtype,
+            )
+            with costs.at_server():
+                federation.add(read.client, read.stats, round=read.round)
             advance(1)
-    start = time.perf_counter()
-    head = federation.solve(gamma)
-    seconds[1] += time.perf_counter() - start
-    return Simulated(federation, head, uploaded, *seconds)
+    with costs.at_server():
+        head = federation.solve(gamma)
+    return Simulated(federation, head, costs.uploaded, costs.client_seconds, costs.server_seconds)

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -52,7 +55,7 @@ class Envelope:
 def to_bytes(
     stats: ClientStats, *, client: str = "", round: int = 0, dtype: Precision = "float64"
 ) -> bytes:
-    """The message: half of G, the class sums, the counts.
+    """The message: half of G, the class sums, the counts; floats deflated without loss.
 
     Args:
         stats: what to send.
@@ -80,18 +83,25 @@ def to_bytes(
         "feature_map": None if stats.feature_map is None else stats.feature_map.settings(),
     }
     tensors = {"counts": torch.from_numpy(stats.counts)}
+    planes = {}
     for name, sums in (("gram", stats.gram_packed), ("cross", stats.sums.cpu())):
-        tensors[f"{name}/top"], tensors[f"{name}/low"] = split_bytes(sums.to(kind))
+        tensors[name], planes[name] = split_bytes(sums.to(kind))
     if (stats.mass != stats.counts).any():
         tensors["mass"] = torch.from_numpy(stats.mass)
     if stats.feature_map is not None:
         tensors |= {f"map/{name}": t for name, t in stats.feature_map.tensors().items()}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    described["planes"] = planes
+    described["crc32"] = _checksum(described, contiguous)
     return safetensors.torch.save(contiguous, {"afl": json.dumps(described, allow_nan=False)})
 
 
 def from_bytes(data: bytes, *, max_bytes: int = MOST_BYTES) -> Envelope:
     """Read a message; nothing in it is believed before it was checked.
+
+    Args:
+        data: what came.
+        max_bytes: most bytes of the message, and of its sums in float64 before any is inflated.
 
     Raises:
         RejectedUpload: too large, truncated, of another format, or sums that no rows can have.
@@ -99,13 +109,13 @@ def from_bytes(data: bytes, *, max_bytes: int = MOST_BYTES) -> Envelope:
     if len(data) > max_bytes:
         raise RejectedUpload(f"the message has {len(data):,} bytes, at most {max_bytes:,} are read")
     try:
-        return _read(data)
+        return _read(data, max_bytes)
     except RejectedUpload:
         raise
     except (
         LipogramError,
         SafetensorError,
-        KeyError,
+        LookupError,
         TypeError,
         ValueError,
         AttributeError,
@@ -148,9 +158,11 @@ def load(path: str | Path, *, max_bytes: int = MOST_BYTES) -> Envelope:
         raise RejectedUpload(f"{source}: {error}") from None
 
 
-def _read(data: bytes) -> Envelope:
+def _read(data: bytes, max_bytes: int) -> Envelope:
     described = _description(data)
     tensors = safetensors.torch.load(data)
+    if described.pop("crc32") != _checksum(described, tensors):
+        raise RejectedUpload("the message was damaged on its way: send it again")
     d = whole("n_features", described["n_features"], most=2**20)
     labels = _labels(described["classes"])
     dtype = one_of("dtype", described["dtype"], get_args(Precision))
@@ -161,10 +173,14 @@ def _read(data: bytes) -> Envelope:
         "gram": (len(labels), half) if described["per_class"] is True else (half,),
         "cross": (len(labels), d),
     }
+    needed = 8 * sum(math.prod(shape) for shape in shapes.values())
+    if needed > max_bytes:
+        raise RejectedUpload(f"the sums take {needed:,} bytes, at most {max_bytes:,} are read")
+    planes = described["planes"]
     gram, cross = (
-        join_bytes(
-            tensors[f"{name}/top"], tensors[f"{name}/low"], getattr(torch, dtype), math.prod(shape)
-        ).reshape(shape)
+        join_bytes(tensors[name], planes[name], getattr(torch, dtype), math.prod(shape)).reshape(
+            shape
+        )
         for name, shape in shapes.items()
     )
     settings = described["feature_map"]
@@ -201,6 +217,16 @@ def _description(data: bytes) -> dict[str, Any]:
     if described["format"] != FORMAT:
         raise RejectedUpload(f"format {described['format']!r}, this version reads {FORMAT!r}")
     return dict(described)
+
+
+def _checksum(described: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> int:
+    """CRC-32 of the description and of all tensors in the order of their names."""
+    found = zlib.crc32(json.dumps(described, sort_keys=True).encode())
+    for name in sorted(tensors):
+        held = np.ascontiguousarray(tensors[name].numpy())
+        low_first = held.astype(held.dtype.newbyteorder("<"), copy=False)
+        found = zlib.crc32(low_first.reshape(-1).view(np.uint8).data, found)
+    return found
 
 
 def _labels(classes: Any) -> list[Any]:

@@ -41,7 +41,8 @@ def flower_command(name: str) -> str:
     found = str(beside) if beside.exists() else shutil.which(name)
     if importlib.util.find_spec("flwr") is None or found is None:
         raise MissingExtra(
-            "Flower", "pip install 'lipogram-afl[flower]' ([simulation] for `afl run --simulate`)"
+            "Flower",
+            "pip install 'packages/afl[flower]' in a checkout, [simulation] for --simulate",
         )
     return found
 
