@@ -26,6 +26,7 @@ from lipogram.assets import cache_folder
 from lipogram.errors import InvalidSetting, LipogramError
 
 CONNECTION = "afl"
+SIMULATION_LOG = "superlink.log"
 STOP_SECONDS = 15.0
 
 
@@ -177,7 +178,9 @@ def run_app(
             raise RunFailed(f"the run could not be followed: flwr ended with {done.returncode}")
         status = last_status(environment)
         if status != "finished:completed":
-            raise RunFailed(f"the run ended as {status}: see the server's log")
+            log = home / SIMULATION_LOG
+            why = f"\n{log_end(log)}" if simulate else " see the server's log"
+            raise RunFailed(f"the run ended as {status}:{why}")
 
 
 def admit_node(
@@ -214,6 +217,11 @@ def last_status(environment: Mapping[str, str]) -> str:
         return "unknown"
 
 
+def log_end(path: Path, lines: int = 30) -> str:
+    """The last lines of a log whose folder will be gone."""
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
 def write_connection(
     home: Path, superlink: str, *, insecure: bool, root_certificate: Path | None = None
 ) -> None:
@@ -245,7 +253,7 @@ def simulation_server(home: Path) -> Iterator[str]:
         "HOME": str(home),
         "LIPOGRAM_CACHE": str(cache_folder()),
     }
-    with open(home / "superlink.log", "wb") as log:
+    with open(home / SIMULATION_LOG, "wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         wait_for_port("127.0.0.1", port, alive=lambda: server.poll() is None)
