@@ -1,0 +1,231 @@
+"""When to write and when to read: every policy, over the same view of a stream.
+
+A policy of tokens is asked before each token. A policy of drafts is asked once for each word that
+is read, when a whole draft of the translation so far is there, and says how much of it may be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+from lipogram.errors import InvalidSetting
+from psfuture.divergences import Divergence, check_threshold, divergence
+from psfuture.futures import Fixed, Future
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """What a policy sees before one token.
+
+    Attributes:
+        reads: source units read.
+        words: target words begun, the one of the next token among them.
+        divergence: between what the model says now and after the invented future; None without one.
+    """
+
+    reads: int
+    words: int
+    divergence: float | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What every policy of tokens keeps to, whatever it would choose; None sets no limit.
+
+    Attributes:
+        min_reads: words read before the first token.
+        max_consecutive_reads: then a token is written.
+        max_consecutive_writes: then a word is read.
+    """
+
+    min_reads: int = 1
+    max_consecutive_reads: int | None = None
+    max_consecutive_writes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("min_reads", "max_consecutive_reads", "max_consecutive_writes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidSetting(f"{name} is {value}, it must be 1 or more")
+
+
+@runtime_checkable
+class TokenPolicy(Protocol):
+    """Decides before each token.
+
+    Attributes:
+        name: with its knob, for tables.
+        future: what invents the words to come; None where none are needed.
+        prefix_eos: end a prefix by `</s>`, as the model saw its sentences end in training.
+        limits: see :class:`Limits`.
+    """
+
+    future: Future | None
+    prefix_eos: bool
+    limits: Limits
+
+    @property
+    def name(self) -> str: ...
+
+    def write(self, view: View) -> bool:
+        """True to write the model's next token, False to read."""
+
+
+@runtime_checkable
+class DraftPolicy(Protocol):
+    """Decides how much of a draft is kept; see :class:`TokenPolicy` for what is not said here."""
+
+    prefix_eos: bool
+
+    @property
+    def name(self) -> str: ...
+
+    def keep(self, drafts: Sequence[Tokens]) -> int:
+        """Tokens of the newest draft that are kept; `drafts` has one a word read."""
+
+
+Policy = TokenPolicy | DraftPolicy
+
+
+@dataclass(frozen=True)
+class PsFuture:
+    """Write while an invented future would not change the model's mind (PsFuture, section 3).
+
+    Attributes:
+        threshold: lambda; write where the divergence is at most this. Below 0 nothing is written
+            before the source ends; at the divergence's maximum, all that is not `</s>`.
+        future: what invents the words to come.
+        divergence: by name, see :mod:`psfuture.divergences`, or a function of two (B, V) tensors.
+        reduce: over several futures, the mean or the largest divergence.
+        prefix_eos: see :class:`TokenPolicy`.
+        limits: see :class:`Limits`.
+
+    Raises:
+        InvalidSetting: a threshold outside the divergence's range, or an unknown divergence.
+    """
+
+    threshold: float = 0.02
+    future: Future = field(default_factory=Fixed)
+    divergence: str | Divergence = "cosine"
+    reduce: Literal["mean", "max"] = "mean"
+    prefix_eos: bool = True
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        divergence(self.divergence)
+        check_threshold(self.divergence, self.threshold)
+        if self.reduce not in ("mean", "max"):
+            raise InvalidSetting(f"reduce is {self.reduce!r}, it must be mean or max")
+        if self.future.closes_only and self.prefix_eos:
+            raise InvalidSetting("the future `eos` compares open prefixes: set prefix_eos to False")
+
+    @property
+    def name(self) -> str:
+        return f"psfuture {self.threshold:g}"
+
+    def write(self, view: View) -> bool:
+        assert view.divergence is not None
+        return view.divergence <= self.threshold
+
+
+@dataclass(frozen=True)
+class WaitK:
+    """Stay k words behind (Ma et al. 2019, section 3): the t-th word after k + t - 1 words read.
+
+    Attributes:
+        k: the lag.
+        catchup: extra target words a source word, for targets that run longer.
+        prefix_eos: see :class:`TokenPolicy`.
+        limits: see :class:`Limits`.
+    """
+
+    k: int
+    catchup: float = 0.0
+    prefix_eos: bool = True
+    limits: Limits = Limits()
+    future: None = None
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.catchup < 0:
+            raise InvalidSetting(f"wait-k needs k >= 1 and catchup >= 0, not {self.k}, {self.catchup}")
+
+    @property
+    def name(self) -> str:
+        return f"wait-{self.k}"
+
+    def write(self, view: View) -> bool:
+        return view.words <= int((view.reads - self.k + 1) * (1 + self.catchup))
+
+
+@dataclass(frozen=True)
+class Offline:
+    """Read everything, then translate."""
+
+    prefix_eos: bool = True
+    limits: Limits = Limits()
+    future: None = None
+
+    @property
+    def name(self) -> str:
+        return "offline"
+
+    def write(self, view: View) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class LocalAgreement:
+    """Keep what the last n drafts agree on (Liu et al. 2020, LA-n).
+
+    Attributes:
+        n: drafts that have to agree.
+        prefix_eos: see :class:`TokenPolicy`.
+    """
+
+    n: int = 2
+    prefix_eos: bool = True
+
+    def __post_init__(self) -> None:
+        if self.n < 2:
+            raise InvalidSetting(f"agreement needs 2 drafts or more, not {self.n}")
+
+    @property
+    def name(self) -> str:
+        return f"agreement-{self.n}"
+
+    def keep(self, drafts: Sequence[Tokens]) -> int:
+        if len(drafts) < self.n:
+            return 0
+        last = drafts[-self.n :]
+        shortest = min(map(len, last))
+        return next(
+            (at for at in range(shortest) if len({draft[at] for draft in last}) > 1), shortest
+        )
+
+
+@dataclass(frozen=True)
+class HoldN:
+    """Keep a draft but for its last n tokens (Liu et al. 2020, hold-n).
+
+    Attributes:
+        n: tokens held back.
+        prefix_eos: see :class:`TokenPolicy`.
+    """
+
+    n: int = 4
+    prefix_eos: bool = True
+
+    def __post_init__(self) -> None:
+        if self.n < 0:
+            raise InvalidSetting(f"{self.n} tokens cannot be held back")
+
+    @property
+    def name(self) -> str:
+        return f"hold-{self.n}"
+
+    def keep(self, drafts: Sequence[Tokens]) -> int:
+        return max(len(drafts[-1]) - self.n, 0)

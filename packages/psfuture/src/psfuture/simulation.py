@@ -1,0 +1,99 @@
+"""A whole test set, read word by word as if it were being said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from lipogram.errors import InvalidSetting
+from psfuture.backend import Backend
+from psfuture.engine import Engine, Memo
+from psfuture.policies import Policy
+from psfuture.stream import Stream, word_delays
+from psfuture.trace import Trace
+
+
+def simulate(
+    backend: Backend,
+    policy: Policy,
+    sources: Sequence[str],
+    references: Sequence[str] | None = None,
+    *,
+    batch_size: int = 64,
+    analysis: bool = False,
+    progress: Callable[[int], None] = lambda count: None,
+) -> list[Trace]:
+    """Translate each sentence while it is read; equal to a :class:`~psfuture.session.Session`.
+
+    Args:
+        backend: the model.
+        policy: when to write.
+        sources: a sentence each; words are parted by white space.
+        references: a translation each.
+        batch_size: sentences in lock-step.
+        analysis: allow an oracle.
+        progress: told how many sentences are done.
+
+    Raises:
+        InvalidSetting: another number of references than of sources, or a batch size below 1.
+        NotFinite: the model's logits are NaN or infinite.
+    """
+    found = sweep_traces(
+        backend,
+        {policy.name: policy},
+        sources,
+        references,
+        batch_size=batch_size,
+        analysis=analysis,
+        progress=progress,
+    )
+    return found[policy.name]
+
+
+def sweep_traces(
+    backend: Backend,
+    policies: Mapping[str, Policy],
+    sources: Sequence[str],
+    references: Sequence[str] | None = None,
+    *,
+    batch_size: int = 64,
+    analysis: bool = False,
+    progress: Callable[[int], None] = lambda count: None,
+) -> dict[str, list[Trace]]:
+    """Several policies over one test set; encodings and answers of the model are shared.
+
+    Args:
+        policies: by name; for the others see :func:`simulate`.
+
+    Returns:
+        Traces by the policy's name, in the order of the sources.
+    """
+    if references is not None and len(references) != len(sources):
+        raise InvalidSetting(f"{len(sources)} sources and {len(references)} references")
+    if batch_size < 1:
+        raise InvalidSetting(f"a batch of {batch_size} sentences")
+    found: dict[str, list[Trace]] = {name: [] for name in policies}
+    for start in range(0, len(sources), batch_size):
+        batch = [tuple(line.split()) for line in sources[start : start + batch_size]]
+        memo = Memo()
+        for name, policy in policies.items():
+            streams = [Stream(words=list(words), complete=True) for words in batch]
+            Engine(backend, policy, memo, analysis=analysis).run(streams, batch)
+            for at, stream in enumerate(streams, start):
+                reference = references[at] if references is not None else None
+                found[name].append(trace_of(backend, stream, reference))
+        progress(min(start + batch_size, len(sources)))
+    return found
+
+
+def trace_of(backend: Backend, stream: Stream, reference: str | None = None) -> Trace:
+    """What happened to a stream."""
+    words, delays = word_delays(backend, stream)
+    return Trace(
+        source=tuple(stream.words),
+        words=words,
+        delays=delays,
+        tokens=tuple(stream.tokens),
+        token_delays=tuple(stream.token_delays),
+        actions="".join(stream.actions),
+        reference=reference,
+    )
