@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lipogram.errors import CorruptState
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -52,3 +54,20 @@ class Trace:
             "reference": self.reference,
             "compute_ms": list(self.compute_ms),
         }
+
+    @classmethod
+    def from_json(cls, held: Any) -> Trace:
+        """The trace that :meth:`as_json` gave.
+
+        Raises:
+            CorruptState: no such values.
+        """
+        lists = ("source", "words", "delays", "tokens", "token_delays", "compute_ms")
+        try:
+            values = {name: tuple(held[name]) for name in lists if type(held[name]) is list}
+            made = cls(reference=held["reference"], actions=held["actions"], **values)
+        except (KeyError, TypeError) as error:
+            raise CorruptState(f"{str(held)[:60]!r} is no trace: {error}") from None
+        if len(made.delays) != len(made.words) or len(made.token_delays) != len(made.tokens):
+            raise CorruptState(f"a trace of {len(made.words)} words has {len(made.delays)} delays")
+        return made
