@@ -115,10 +115,14 @@ def test_a_zstandard_deb_goes_through_dpkg_deb(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(archives.subprocess, "run", run)
     monkeypatch.setattr(archives.shutil, "which", lambda name: None)
     with pytest.raises(AssetMismatch, match=r"data\.tar\.zst, which needs dpkg-deb"):
-        archives.unpack_deb(tmp_path / "toy.deb", clips.source.folder, ".png", tmp_path / "out")
+        archives.unpack_deb(
+            tmp_path / "toy.deb", clips.source.folder, clips.source.wanted, tmp_path / "out"
+        )
     monkeypatch.setattr(archives.shutil, "which", lambda name: "/usr/bin/dpkg-deb")
-    archives.unpack_deb(tmp_path / "toy.deb", clips.source.folder, ".png", tmp_path / "out")
-    assert tree_digest(tmp_path / "out", ".png") == (tree_of(PICTURES), 3)
+    archives.unpack_deb(
+        tmp_path / "toy.deb", clips.source.folder, clips.source.wanted, tmp_path / "out"
+    )
+    assert tree_digest(tmp_path / "out", clips.source.wanted) == (tree_of(PICTURES), 3)
 
 
 def test_a_known_version_must_have_the_known_archive_hash(clips, monkeypatch):
@@ -135,7 +139,7 @@ def test_a_known_version_must_have_the_known_archive_hash(clips, monkeypatch):
         monkeypatch,
         lambda folder: deb(folder / "toy-clips_1%3a3.0_all.deb", PICTURES, inside=inside),
     )
-    assert tree_digest(assets.get("clips"), ".png")[1] == 3
+    assert tree_digest(assets.get("clips"), pinned.source.wanted)[1] == 3
 
 
 @pytest.mark.parametrize(
@@ -154,7 +158,7 @@ def test_a_hostile_deb_writes_nothing_outside(links, files, clips, tmp_path):
     target.mkdir(parents=True)
     before = {file for file in tmp_path.rglob("*") if not file.is_relative_to(target)}
     with pytest.raises(AssetMismatch):
-        archives.unpack_deb(path, clips.source.folder, ".png", target)
+        archives.unpack_deb(path, clips.source.folder, clips.source.wanted, target)
     assert {file for file in tmp_path.rglob("*") if not file.is_relative_to(target)} == before
     assert not any(file.is_symlink() for file in target.rglob("*"))
 
@@ -164,7 +168,7 @@ def test_a_truncated_deb_is_refused(cut, clips, tmp_path):
     path = deb(tmp_path / "cut.deb", PICTURES, inside=clips.source.folder)
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(AssetMismatch, match=r"cut\.deb"):
-        archives.unpack_deb(path, clips.source.folder, ".png", tmp_path / "out")
+        archives.unpack_deb(path, clips.source.folder, clips.source.wanted, tmp_path / "out")
 
 
 def test_an_installed_tree_is_used_and_one_changed_file_in_it_refused(clips, monkeypatch):
@@ -176,6 +180,39 @@ def test_an_installed_tree_is_used_and_one_changed_file_in_it_refused(clips, mon
     assert assets.get("clips", download=False) == root
     (root / "a" / "one.png").write_bytes(b"2")
     with pytest.raises(AssetMismatch, match="3 files with digest"):
+        assets.find("clips")
+
+
+def test_of_a_package_only_the_folders_that_are_wanted_are_kept_and_counted(clips, monkeypatch):
+    kept = {name: data for name, data in PICTURES.items() if not name.startswith("c/")}
+    part = replace(
+        clips, source=replace(clips.source, keep=("a",)), tree=(tree_of(kept), len(kept))
+    )
+    monkeypatch.setattr(locate, "ASSETS", {"clips": part})
+    files = {**PICTURES, "ab/four.png": b"4"}
+    inside = clips.source.folder
+    deliver(monkeypatch, lambda folder: deb(folder / "toy-clips_1_all.deb", files, inside=inside))
+    place = assets.get("clips")
+    assert {
+        file.relative_to(place).as_posix(): file.read_bytes()
+        for file in place.rglob("*")
+        if file.is_file()
+    } == kept
+    for name, content in files.items():  # installed, the package lies there as a whole
+        (Path(inside) / name).parent.mkdir(parents=True, exist_ok=True)
+        (Path(inside) / name).write_bytes(content)
+    assert assets.find("clips") == Path(inside)
+    (Path(inside) / "a" / "b" / "two.png").write_bytes(b"23")
+    with pytest.raises(AssetMismatch, match="2 files with digest"):
+        assets.find("clips")
+
+
+def test_another_release_is_told_the_ones_that_were_examined(clips, monkeypatch):
+    pinned = replace(clips, source=replace(clips.source, archives={"1:2.0": "0" * 64}))
+    monkeypatch.setattr(locate, "ASSETS", {"clips": pinned})
+    (Path(clips.source.folder) / "a").mkdir(parents=True)
+    (Path(clips.source.folder) / "a" / "one.png").write_bytes(b"another drawing")
+    with pytest.raises(AssetMismatch, match=r"another release of toy-clips.*1:2\.0.*your own copy"):
         assets.find("clips")
 
 

@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
@@ -36,11 +36,14 @@ def unpack_wheel(wheel: Path, members: Sequence[str], folder: Path) -> None:
             ) from error
 
 
-def unpack_deb(deb: Path, inside: str, suffix: str, folder: Path) -> None:
-    """Copy the files of a .deb below the absolute path `inside` that end in `suffix` to `folder`.
+def unpack_deb(
+    deb: Path, inside: str, wanted: Callable[[PurePosixPath], bool], folder: Path
+) -> None:
+    """Copy the `wanted` files of a .deb below the absolute path `inside` to `folder`.
 
-    A link becomes a copy of the file it leads to, and may lead to nothing but such a file. Nothing
-    is installed, no script of the package is read, and no link is ever made.
+    What is wanted is asked by the path below `inside`. A link becomes a copy of the file it leads
+    to, and may lead to nothing but such a file. Nothing is installed, no script of the package is
+    read, and no link is ever made.
 
     Raises:
         AssetMismatch: the archive is damaged, hostile, or compressed in a way that nothing here
@@ -52,7 +55,7 @@ def unpack_deb(deb: Path, inside: str, suffix: str, folder: Path) -> None:
         with tarfile.open(fileobj=_data(deb), mode="r|") as archive:
             for entry in archive:
                 name = PurePosixPath(entry.name)
-                if name.suffix != suffix or not name.is_relative_to(root):
+                if not name.is_relative_to(root) or not wanted(name.relative_to(root)):
                     continue
                 path = name.relative_to(root).as_posix()
                 target = _below(folder, path)

@@ -69,7 +69,7 @@ def _fetch_deb(source: DebianPackage, scratch: Path, folder: Path) -> None:
     wanted = source.archives.get(version)
     if wanted is not None and sha256(deb) != wanted:
         raise AssetMismatch(f"{deb.name} has SHA-256 {sha256(deb)}, it must have {wanted}")
-    unpack_deb(deb, source.folder, source.suffix, folder)
+    unpack_deb(deb, source.folder, source.wanted, folder)
 
 
 def _fetch_npm(source: NpmPackage, scratch: Path, folder: Path) -> None:

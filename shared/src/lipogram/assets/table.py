@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Literal
 
 
@@ -39,6 +40,7 @@ class DebianPackage:
         archives: SHA-256 of the .deb files that were examined, by version; a version from another
             release is judged by its contents alone.
         elsewhere: how the data are had where there is no apt: "torchvision", or None.
+        keep: folders in that folder that are kept; all of it where none is named.
     """
 
     package: str
@@ -46,6 +48,12 @@ class DebianPackage:
     suffix: str
     archives: Mapping[str, str]
     elsewhere: Literal["torchvision"] | None = None
+    keep: tuple[str, ...] = ()
+
+    def wanted(self, path: PurePosixPath) -> bool:
+        """Whether a file is kept, by its path in the folder."""
+        kept = not self.keep or any(path.is_relative_to(folder) for folder in self.keep)
+        return kept and path.suffix == self.suffix
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Asset:
         files: SHA-256 by file name; exactly these files make up the asset, whatever lies beside
             them.
         tree: in place of `files`, SHA-256 over the sorted lines "path NUL sha256 LF" of all files,
-            of a Debian package those with its suffix, and their number.
+            of a Debian package those that it keeps, and their number.
     """
 
     name: str
@@ -98,6 +106,24 @@ class Asset:
     def is_file(self) -> bool:
         """Whether it is one file; else it is a folder."""
         return isinstance(self.source, Wheel) and len(self.files) == 1
+
+
+def _libreoffice_help(
+    language: str, title: str, folder: str, megabytes: int, archive: str, digest: str
+) -> Asset:
+    return Asset(
+        f"libreoffice-help-{language}",
+        f"the help of LibreOffice 7.4 in {title}, 2,561 pages",
+        "MPL-2.0",
+        DebianPackage(
+            f"libreoffice-help-{language}",
+            f"/usr/share/libreoffice/help/{folder}",
+            ".html",
+            {"4:7.4.7-1+deb12u14": archive},
+        ),
+        megabytes,
+        tree=(digest, 2561),
+    )
 
 
 _ALL = (
@@ -218,6 +244,44 @@ _ALL = (
             ),
             "vocab.pten.spm": "8389979e3c965688b07aeb712a7e44406e5dcdb2b84087229d26fcc71448c4ed",
         },
+    ),
+    _libreoffice_help(
+        "en-us",
+        "English",
+        "en-US",
+        2,
+        "8faa840285734d6cfe1ed25537b48f07e74bd6412e3917bf8e5f8a653f7b3712",
+        "153513e29954a40e041c1ac94fcdbbe1753287d1c4481639f3c885da4665da0e",
+    ),
+    _libreoffice_help(
+        "pt-br",
+        "Brazilian Portuguese",
+        "pt-BR",
+        3,
+        "600d4294e52a6534be923521aff7b1b9eb7e6ddb7e30b2598ad04b2fe9cf8278",
+        "729a5ff7c2f1f78ce237c9929f096ff0e6bb91df787ad3fa8fe18944d2c95f0c",
+    ),
+    _libreoffice_help(
+        "de",
+        "German",
+        "de",
+        3,
+        "00490b63c509ac96f7f212d6a6e40452d3e0d1f97ccf4b824dd5ec4c01e8277f",
+        "296139014ce2fdc01e584b03722515148276eed85392f917ab8dcdd26e97ce21",
+    ),
+    Asset(
+        "debian-handbook",
+        "The Debian Administrator's Handbook in English, Brazilian Portuguese and German",
+        "GPL-2+ or CC-BY-SA-3.0",
+        DebianPackage(
+            "debian-handbook",
+            "/usr/share/doc/debian-handbook/html",
+            ".html",
+            {"11.20220922": ("3d5dbeac1f1afc9c094eab9d0f701f6ecff99c4927d5a4794cf6c85678134faa")},
+            keep=("en-US", "pt-BR", "de-DE"),
+        ),
+        35,
+        tree=("f92585716cb6ae6d1f86d523453d35553e861c519c32b7773dff5303964335a5", 381),
     ),
     Asset(
         "emoji-google",

@@ -1,7 +1,8 @@
 """Whether files are the ones that were examined."""
 
 import hashlib
-from pathlib import Path
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 
 from lipogram.assets.table import Asset, DebianPackage
 from lipogram.errors import AssetMismatch
@@ -13,15 +14,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tree_digest(folder: Path, suffix: str) -> tuple[str, int]:
+def tree_digest(folder: Path, wanted: Callable[[PurePosixPath], bool]) -> tuple[str, int]:
     """SHA-256 over sorted lines "path NUL sha256 LF" of the files below `folder`, and their number.
 
-    Only files that end in `suffix` count; a link counts as the file it leads to.
+    Only files whose path in the folder is `wanted` count; a link counts as the file it leads to.
     """
+    paths = {file: PurePosixPath(file.relative_to(folder).as_posix()) for file in folder.rglob("*")}
     lines = sorted(
-        f"{file.relative_to(folder).as_posix()}\0{sha256(file)}\n".encode(errors="surrogateescape")
-        for file in folder.rglob(f"*{suffix}")
-        if file.is_file()
+        f"{path}\0{sha256(file)}\n".encode(errors="surrogateescape")
+        for file, path in paths.items()
+        if wanted(path) and file.is_file()
     )
     return hashlib.sha256(b"".join(lines)).hexdigest(), len(lines)
 
@@ -33,13 +35,21 @@ def verify(asset: Asset, place: Path) -> None:
         AssetMismatch: naming the file, the hash it has and the hash it must have.
     """
     if asset.tree is not None:
-        suffix = asset.source.suffix if isinstance(asset.source, DebianPackage) else ""
-        found, n = tree_digest(place, suffix)
+        debian = asset.source if isinstance(asset.source, DebianPackage) else None
+        found, n = tree_digest(place, debian.wanted if debian else lambda _: True)
         wanted, n_wanted = asset.tree
         if found != wanted:
+            # What is pinned is what figures were measured on; another release is no attack.
+            release = (
+                f" (another release of {debian.package} than the ones examined, "
+                f"{', '.join(debian.archives)}, may hold other files)"
+                if debian
+                else ""
+            )
             raise AssetMismatch(
                 f"{place}: {n} files with digest {found}, but {asset.name} has {n_wanted} files "
-                f"with digest {wanted}; delete the folder, or name your own copy where you need it"
+                f"with digest {wanted}{release}; delete the folder, or name your own copy where "
+                "you need it"
             )
         return
     for name, wanted in asset.files.items():
