@@ -60,6 +60,7 @@ class Hub(BaseHTTPRequestHandler):
         "org/safe": {
             "config.json": b'{"model_type": "llama"}',
             "tokenizer.json": b"{}",
+            "source.spm": b"pieces",
             "model.safetensors": b"weights",
             "pytorch_model.bin": b"pickle",
             "consolidated.safetensors": b"the same once more",
@@ -138,7 +139,7 @@ def test_what_is_fetched_is_found_without_the_hub(server: str, tmp_path: Path):
     safe = {"name": "org/safe"}
     (small,) = ask(server, tmp_path, {**safe, "weights": False})
     files = {p.name for p in Path(small["folder"]).iterdir()}
-    assert files == {"config.json", "tokenizer.json"}
+    assert files == {"config.json", "tokenizer.json", "source.spm"}
     # Settings alone are not the model; and pickles, other formats and folders are never fetched.
     (whole,) = ask(server, tmp_path, safe)
     folder = Path(whole["folder"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lipogram.errors import CorruptState, InvalidSetting, ModelNotFound, UnsafeCheckpoint
+from lipogram.llm.checkpoint import has_tokenizer, read_tokenizer
 from lipogram.llm.loading import load_model, load_tokenizer, model_info
 from lipogram.llm.tiny import byte_tokenizer, tiny_random
 
@@ -286,6 +287,109 @@ def test_reward_model(folder: Path, tmp_path: Path):
         load_model("tiny-random", task="reward")
     with pytest.raises(InvalidSetting, match="task 'judge'"):
         load_model(folder, task="judge")
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece model of a few lines."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="pip install sentencepiece")
+    path = tmp_path_factory.mktemp("pieces")
+    (path / "text").write_text("the cat sat on the mat\na dog and a cat\n" * 9)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(path / "text"),
+        model_prefix=str(path / "pieces"),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return path / "pieces.model"
+
+
+def translator(path: Path, pieces: Path) -> torch.nn.Module:
+    """A random Marian in a folder as the hub's are: two SentencePiece models, one vocabulary."""
+    import sentencepiece
+    from transformers import MarianConfig, MarianMTModel
+
+    held = sentencepiece.SentencePieceProcessor(model_file=str(pieces))
+    names = ["</s>", "<unk>", *(held.id_to_piece(i) for i in range(3, len(held))), "<pad>"]
+    sizes = dict.fromkeys(("encoder_layers", "decoder_layers"), 1)
+    sizes |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+    config = MarianConfig(
+        vocab_size=len(names),
+        d_model=8,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
+        eos_token_id=0,
+        pad_token_id=len(names) - 1,
+        decoder_start_token_id=len(names) - 1,
+        forced_eos_token_id=0,
+        **sizes,
+    )
+    torch.manual_seed(0)
+    model = MarianMTModel(config).eval()
+    model.final_logits_bias.normal_()
+    model.save_pretrained(path)
+    (path / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
+    for name in ("source.spm", "target.spm"):
+        shutil.copy(pieces, path / name)
+    settings = {"tokenizer_class": "MarianTokenizer", "source_lang": "en", "target_lang": "de"}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return model
+
+
+def test_encoder_decoder(pieces: Path, tmp_path: Path):
+    made = translator(tmp_path / "opus", pieces)
+    loaded = load_model(tmp_path / "opus", task="seq2seq", device="cpu")
+    assert loaded.info.model_type == "marian"
+    assert not loaded.model.training
+    ids = loaded.tokenizer("the cat", return_tensors="pt")["input_ids"]
+    assert ids.shape[1] > 2
+    assert ids[0, -1] == 0
+    with torch.inference_mode():
+        ours, theirs = (
+            m(input_ids=ids, decoder_input_ids=ids).logits for m in (loaded.model, made)
+        )
+    assert torch.equal(ours, theirs)
+    assert loaded.tokenizer.decode(ids[0], skip_special_tokens=True) == "the cat"
+    # A SentencePiece model under the name that NLLB and mBART have for it is a tokenizer, too.
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ModelNotFound, match="no tokenizer"):
+        read_tokenizer(tmp_path / "other")
+    shutil.copy(pieces, tmp_path / "other" / "sentencepiece.bpe.model")
+    assert has_tokenizer(tmp_path / "other")
+
+
+def test_only_encoder_decoders_are_loaded_as_such(
+    folder: Path, pieces: Path, tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with pytest.raises(CorruptState, match="cannot be read"):
+        load_model(folder, task="seq2seq")
+    translator(tmp_path / "opus", pieces)
+    with pytest.raises(CorruptState):
+        load_model(tmp_path / "opus", task="reward")
+    monkeypatch.setattr("lipogram.llm.loading.smollm2_folder", lambda: folder)
+    for spec in ("tiny-random", "smollm2", tiny_gguf):
+        with pytest.raises(InvalidSetting, match=f"{spec} is a causal language model.* seq2seq"):
+            load_model(spec, task="seq2seq")
+
+
+@pytest.mark.parametrize("change", ["pickled", "truncated", "code"])
+def test_an_unsafe_or_broken_encoder_decoder_is_refused(change: str, pieces: Path, tmp_path: Path):
+    translator(tmp_path, pieces)
+    weights = tmp_path / "model.safetensors"
+    error: type[Exception] = UnsafeCheckpoint
+    if change == "pickled":
+        torch.save({}, tmp_path / "pytorch_model.bin")
+        weights.unlink()
+    elif change == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-9])
+        error = CorruptState
+    else:
+        settings = json.loads((tmp_path / "config.json").read_bytes())
+        settings |= {"model_type": "own", "auto_map": {"AutoModelForSeq2SeqLM": "own.Own"}}
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(error):
+        load_model(tmp_path, task="seq2seq")
 
 
 def test_settings_that_exclude_each_other(folder: Path):

