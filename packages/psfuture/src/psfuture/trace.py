@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,14 +61,47 @@ class Trace:
         """The trace that :meth:`as_json` gave.
 
         Raises:
-            CorruptState: no such values.
+            CorruptState: values that no trace has; the message names the first.
         """
-        lists = ("source", "words", "delays", "tokens", "token_delays", "compute_ms")
         try:
-            values = {name: tuple(held[name]) for name in lists if type(held[name]) is list}
+            values = {name: tuple(_checked(held[name], name)) for name in _KINDS}
             made = cls(reference=held["reference"], actions=held["actions"], **values)
         except (KeyError, TypeError) as error:
             raise CorruptState(f"{str(held)[:60]!r} is no trace: {error}") from None
-        if len(made.delays) != len(made.words) or len(made.token_delays) != len(made.tokens):
-            raise CorruptState(f"a trace of {len(made.words)} words has {len(made.delays)} delays")
+        if not isinstance(made.reference, str | None) or not isinstance(made.actions, str):
+            raise CorruptState("a trace's reference and actions are texts")
+        if set(made.actions) - {"R", "W"}:
+            raise CorruptState(f"a trace's actions are R and W, not {made.actions[:20]!r}")
+        for what, units, delays in (
+            ("words", made.words, made.delays),
+            ("tokens", made.tokens, made.token_delays),
+        ):
+            if len(units) != len(delays):
+                raise CorruptState(f"a trace of {len(units)} {what} has {len(delays)} delays")
+            if sorted(delays) != list(delays) or not set(delays) <= set(
+                range(len(made.source) + 1)
+            ):
+                raise CorruptState(
+                    f"delays of {what} fall, or leave the source's {len(made.source)} units"
+                )
         return made
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "source": (str,),
+    "words": (str,),
+    "delays": (int,),
+    "tokens": (int,),
+    "token_delays": (int,),
+    "compute_ms": (int, float),
+}
+
+
+def _checked(values: Any, name: str) -> list[Any]:
+    """The list `name` of a trace, if its values are of its kind."""
+    kinds = _KINDS[name]
+    if type(values) is not list or any(type(value) not in kinds for value in values):
+        raise CorruptState(f"a trace's {name} are a list of {kinds[-1].__name__}")
+    if name == "compute_ms" and not all(0 <= value < math.inf for value in values):
+        raise CorruptState("a trace's compute_ms are milliseconds, finite and not below 0")
+    return values
