@@ -3,12 +3,12 @@ import shutil
 import pytest
 import torch
 
-from ftunlearn.checkpoints import last_checkpoint
 from ftunlearn.trainer import UnlearnTrainer
 from ftunlearn.unlearn_config import UnlearnConfig
 from ftunlearn.unlearning import unlearn
 from lipogram.errors import CorruptState
 from lipogram.llm.tiny import tiny_random
+from lipogram.llm.trainer_checkpoints import last_checkpoint
 from lipogram.llm.tuning import lora_config
 
 FORGET = [(f"A{i} is", f" {i * 37}") for i in range(5)]

@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 
 from ftunlearn import losses
-from ftunlearn.checkpoints import CheckpointedTrainer
 from ftunlearn.reference import VanillaModel, logits_of, summed_logps
 from ftunlearn.unlearn_config import UnlearnConfig
 from ftunlearn.unlearning_data import ForgetRetain, PairCollator, PairSampler, as_examples
@@ -22,6 +21,7 @@ from lipogram.llm.objectives import sequence_logps
 from lipogram.llm.recording import record
 from lipogram.llm.seeds import rng
 from lipogram.llm.text import pad_id
+from lipogram.llm.trainer_checkpoints import CheckpointedTrainer
 from lipogram.llm.tuning import prepare_lora
 
 
