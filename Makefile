@@ -26,13 +26,18 @@ $(bin)/uv:
 .venv/.ready: $(inputs) | $(bin)/uv
 	bash tools/venv.sh
 
+# psfuture's agent is tested by SimulEval's own command, whose pins clash with the workspace's.
+.venv-simuleval/.ready: tools/simuleval.sh packages/psfuture/pyproject.toml uv.lock .venv/.ready
+	bash tools/simuleval.sh
+
 ## test: every test that runs offline in minutes, in one process
-test: .venv/.ready
+test: .venv/.ready .venv-simuleval/.ready
 	$(bin)/python -m pytest
 
 ## test-NAME: one package's tests
 $(packages:%=test-%): test-%: .venv/.ready
 	$(bin)/python -m pytest packages/$*
+test-psfuture: .venv-simuleval/.ready
 
 ## test-shared: the tests of lipogram itself
 test-shared: .venv/.ready
@@ -121,7 +126,7 @@ ci:
 
 ## clean: remove what make made, but for runs/
 clean:
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-simuleval dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find shared packages tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help packages test test-shared test-slow demo bench lint format lock lock-check bench-shared build build-shared install-check \
