@@ -1,182 +1,228 @@
-"""The network of Bergamot's tiny models: a transformer encoder and an SSRU decoder, in PyTorch.
+"""Marian's transformers in PyTorch: Bergamot's tiny models with SSRU decoders, and plain ones.
 
-Post-norm transformer (Vaswani et al. 2017) whose decoder replaces self-attention by a simpler simple
-recurrent unit (Kim et al. 2019, section 3.2):
-    f_t = sigmoid(x_t W_f + b_f),  c_t = f_t * c_(t-1) + (1 - f_t) * (x_t W),  h_t = relu(c_t).
+Vaswani et al. 2017, as Marian has it: no norm at the ends of the stacks unless its options ask for
+one, a vector of zeros as the decoder's first input, one embedding matrix for all if so tied.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lipogram.errors import CorruptState
+from psfuture.bergamot_decoder import DecoderLayer
+from psfuture.bergamot_layers import Around, Attention, Cache, FeedForward, Named, Weights
+from psfuture.marian_options import MarianOptions
 
-NORM_EPSILON = 1e-9
+POSITIONS = 512
 
 
-class BergamotNetwork(nn.Module):
-    """Weights under the file's own names, and the two halves of the forward pass.
+class EncoderLayer(nn.Module):
+    """Self-attention and a feed-forward part; see :class:`DecoderLayer`."""
+
+    def __init__(self, weights: Weights, options: MarianOptions, name: str):
+        super().__init__()
+        self.attention = Attention(weights, options, f"{name}_self")
+        self.on = FeedForward(weights, options, f"{name}_ffn")
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, S, d) to (B, S, d); `mask` is true where the source has a token."""
+        attention = self.attention
+        mixed = attention.mix(x, attention.queries(x), attention.keys_values(x), mask)
+        found: Tensor = self.on(mixed)
+        return found
+
+
+class BergamotNetwork(Named):
+    """An encoder, a decoder, and the embeddings and output around them.
 
     Args:
         weights: as :func:`psfuture.marian_file.read_marian` gives them.
-        heads: of every attention.
+        options: likewise.
+
+    Attributes:
+        width: d.
+        vocab_size: V of the target.
+        source_size: of the source; the same where they share their embeddings.
 
     Raises:
-        CorruptState: a weight is missing or does not fit the others.
+        InvalidSetting: a network of another kind, by its options or its weights.
+        CorruptState: a weight is missing or of the wrong shape.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], *, heads: int):
+    source_table: Tensor
+    own_target_table: Tensor
+    output: Tensor
+    output_bias: Tensor | None
+    table: Tensor
+
+    def __init__(self, weights: Mapping[str, Tensor], options: Mapping[str, str]):
         super().__init__()
-        self.heads = heads
-        self.kept = nn.ParameterDict(
+        kind = MarianOptions.read(options)
+        self.options, self.kind, self.width = dict(options), kind, kind.width
+        left = Weights(weights)
+        self.source_size = left.rows(kind.source_table)
+        self.vocab_size = left.rows(kind.target_table)
+        self.own("source_table", left, kind.source_table, self.source_size, self.width)
+        self.shared = kind.target_table == kind.source_table
+        if not self.shared:
+            self.own("own_target_table", left, kind.target_table, self.vocab_size, self.width)
+        if not kind.tied_output:
+            self.own("output", left, "decoder_ff_logit_out_W", self.width, self.vocab_size)
+        if kind.output_bias:
+            self.own("output_bias", left, "decoder_ff_logit_out_b", self.vocab_size)
+        else:
+            self.output_bias = None
+        self.ends = nn.ModuleDict(
             {
-                name.replace(".", "/"): nn.Parameter(value)
-                for name, value in weights.items()
-                if not name.endswith("QuantMultA")
+                side: Around(
+                    left, kind, (f"{side}_emb", kind.before_all), (f"{side}_top", kind.after_all)
+                )
+                for side in ("encoder", "decoder")
             }
         )
-        if "Wemb" not in self.kept or self.kept["Wemb"].ndim != 2:
-            raise CorruptState("the model has no embedding matrix Wemb")
-        self.vocab_size, self.width = self.kept["Wemb"].shape
-        if self.width % heads:
-            raise CorruptState(f"{heads} heads do not divide the width {self.width}")
-        self.encoder_layers = self._count("encoder_l{}_self_Wq")
-        self.decoder_layers = self._count("decoder_l{}_rnn_W")
-        if not self.encoder_layers or not self.decoder_layers:
-            raise CorruptState("the model has no transformer encoder with an SSRU decoder")
-        self._check()
+        self.encoder = nn.ModuleList()
+        for number in range(1, kind.encoder_layers + 1):
+            self.encoder.append(EncoderLayer(left, kind, f"encoder_l{number}"))
+        self.decoder = nn.ModuleList()
+        for number in range(1, kind.decoder_layers + 1):
+            self.decoder.append(DecoderLayer(left, kind, f"decoder_l{number}"))
+        left.finish()
+        self.register_buffer("table", sinusoids(POSITIONS, self.width), persistent=False)
 
-    def _count(self, pattern: str) -> int:
-        number = 0
-        while pattern.format(number + 1) in self.kept:
-            number += 1
-        return number
+    @property
+    def target_table(self) -> Tensor:
+        """(V, d), the target's embeddings."""
+        return self.source_table if self.shared else self.own_target_table
 
-    def _check(self) -> None:
-        d = self.width
-        wanted = {"decoder_ff_logit_out_b": self.vocab_size}
-        blocks = [(f"encoder_l{i + 1}", ["self", "ffn"]) for i in range(self.encoder_layers)]
-        blocks += [(f"decoder_l{i + 1}", ["rnn", "context", "ffn"]) for i in range(self.decoder_layers)]
-        for layer, parts in blocks:
-            for part in parts:
-                if part in ("self", "context"):
-                    for gate in "qkvo":
-                        wanted |= {f"{layer}_{part}_W{gate}": d * d, f"{layer}_{part}_b{gate}": d}
-                    norm = f"{layer}_{part}_Wo_ln"
-                elif part == "ffn":
-                    inner = self.kept.get(f"{layer}_ffn_b1", torch.empty(0)).numel()
-                    wanted |= {f"{layer}_ffn_W1": d * inner, f"{layer}_ffn_W2": d * inner}
-                    wanted |= {f"{layer}_ffn_b1": inner or 1, f"{layer}_ffn_b2": d}
-                    norm = f"{layer}_ffn_ffn_ln"
-                else:
-                    wanted |= {f"{layer}_rnn_W": d * d, f"{layer}_rnn_Wf": d * d, f"{layer}_rnn_bf": d}
-                    norm = f"{layer}_rnn_ffn_ln"
-                wanted |= {f"{norm}_scale": d, f"{norm}_bias": d}
-        for name, size in wanted.items():
-            if name not in self.kept or self.kept[name].numel() != size:
-                raise CorruptState(f"the model's {name} is missing or does not fit a width of {d}")
+    def weights(self) -> dict[str, Tensor]:
+        """All weights, detached, under the file's names; of use to the constructor again."""
+        return {
+            name: cast(Tensor, getattr(module, attribute)).detach()
+            for module in self.modules()
+            if isinstance(module, Named)
+            for attribute, name in module.names.items()
+        }
 
-    def positions(self, length: int, start: int = 0) -> Tensor:
-        """Sinusoids (length, d): sines, then cosines, frequencies 10000^(-i / (d/2 - 1))."""
-        half = self.width // 2
-        device = self.kept["Wemb"].device
-        rates = torch.exp(
-            torch.arange(half, device=device) * (-math.log(10000.0) / max(half - 1, 1))
-        )
-        angles = torch.arange(start, start + length, device=device)[:, None] * rates
-        return torch.cat([angles.sin(), angles.cos()], 1)
+    def teacher_forced(self, ids: Tensor, kept: Tensor, targets: Tensor) -> Tensor:
+        """Logits of each target token after those before it; gradients reach every weight.
 
-    def encode(self, ids: Tensor, kept: Tensor) -> Tensor:
+        There is no dropout: a model's file does not say how it was trained.
+
+        Args:
+            ids: (B, S) source tokens, padded at the right with any token.
+            kept: (B, S), true where there is a token.
+            targets: (B, T) target tokens, the end of sentence among them, padded likewise.
+
+        Returns:
+            (B, T, V); column t of `targets` is what place t should predict.
+        """
+        mask = kept[:, None, None, :]
+        context = self.context(self.encode(ids, kept))
+        hidden, _, _ = self.replay(targets[:, :-1], context, mask)
+        return self.logits(hidden)
+
+    def encode(self, ids: Tensor, kept: Tensor | None) -> Tensor:
         """Encoder states.
 
         Args:
             ids: (B, S) source tokens, padded at the right.
-            kept: (B, S), true where there is a token.
+            kept: (B, S), true where there is a token; None where all are.
 
         Returns:
             (B, S, d).
         """
-        x = math.sqrt(self.width) * F.embedding(ids, self.kept["Wemb"])
-        x = x + self.positions(ids.shape[1])
-        mask = kept[:, None, None, :]
-        for number in range(1, self.encoder_layers + 1):
-            layer = f"encoder_l{number}"
-            attended = self._attend(f"{layer}_self", x, *self.keys_values(f"{layer}_self", x), mask)
-            x = self._norm(f"{layer}_self_Wo_ln", x + attended)
-            x = self._feed_forward(layer, x)
-        return x
+        first = self._embed(self.source_table, ids) + self.positions(ids.shape[1])
+        mask = None if kept is None else kept[:, None, None, :]
+        x = self._around("encoder").enter(first)
+        for layer in self.encoder:
+            x = layer(x, mask)
+        return self._around("encoder").leave(x, first)
 
-    def keys_values(self, part: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, heads, S, d / heads) of one attention."""
-        return self._heads(self._linear(part, "k", x)), self._heads(self._linear(part, "v", x))
-
-    def context(self, encodings: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def context(self, encodings: Tensor) -> tuple[Cache, ...]:
         """Keys and values of the decoder's attention, a pair a layer; fixed for one source."""
-        return [
-            self.keys_values(f"decoder_l{number}_context", encodings)
-            for number in range(1, self.decoder_layers + 1)
-        ]
+        return tuple(layer.context.keys_values(encodings) for layer in self._layers())
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Target embeddings (…, d), without positions; the first input of all is a zero vector."""
-        return math.sqrt(self.width) * F.embedding(tokens, self.kept["Wemb"])
-
-    def decode(
-        self, x: Tensor, cells: Tensor, context: list[tuple[Tensor, Tensor]], mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Run the decoder over inputs that are all known.
+    def replay(
+        self,
+        tokens: Tensor,
+        context: Sequence[Cache],
+        mask: Tensor | None,
+        ends: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Cache, ...], Tensor]:
+        """Run the decoder over inputs that are all known: a zero vector, then the tokens.
 
         Args:
-            x: (B, T, d) inputs with positions.
-            cells: (B, L, d) the recurrent cells before them.
+            tokens: (B, T - 1), padded at the right.
             context: of :meth:`context`.
-            mask: (B, 1, 1, S), true where the source has a token.
+            mask: (B, 1, 1, S), true where the source has a token; None where all have.
+            ends: (B) of each row's last input, if nothing else is wanted; None for all T.
 
         Returns:
-            Hidden states (B, T, d), and the cells (B, T, L, d) after each input.
+            Hidden states (B, T, d), the layers' caches, and the queries (B, heads, T, d / heads) of
+            the last layer's attention to the source. With `ends` T is 1, and the caches are those
+            after it; without, they are of no use.
         """
-        after = []
-        for number in range(1, self.decoder_layers + 1):
-            layer = f"decoder_l{number}"
-            forget = torch.sigmoid(x @ self.kept[f"{layer}_rnn_Wf"] + self.kept[f"{layer}_rnn_bf"].view(-1))
-            new = (1 - forget) * (x @ self.kept[f"{layer}_rnn_W"])
-            cell, course = cells[:, number - 1], []
-            for t in range(x.shape[1]):
-                cell = forget[:, t] * cell + new[:, t]
-                course.append(cell)
-            states = torch.stack(course, 1)
-            after.append(states)
-            x = self._norm(f"{layer}_rnn_ffn_ln", x + states.relu())
-            attended = self._attend(f"{layer}_context", x, *context[number - 1], mask)
-            x = self._norm(f"{layer}_context_Wo_ln", x + attended)
-            x = self._feed_forward(layer, x)
-        return x, torch.stack(after, 2)
+        embedded = nn.functional.pad(self._embed(self.target_table, tokens), (0, 0, 1, 0))
+        first = embedded + self.positions(embedded.shape[1])
+        x = self._around("decoder").enter(first)
+        caches = []
+        for number, layer in enumerate(self._layers(), 1):
+            x, cache = layer.back.replay(x, ends)
+            caches.append(cache)
+            if ends is not None and number == len(self.decoder):
+                rows = torch.arange(len(x), device=x.device)
+                x, first = x[rows, ends][:, None], first[rows, ends][:, None]
+            x, queries = layer.over(x, context[number - 1], mask)
+        return self._around("decoder").leave(x, first), tuple(caches), queries
+
+    def step(
+        self,
+        tokens: Tensor,
+        caches: Sequence[Cache],
+        lengths: Tensor,
+        context: Sequence[Cache],
+        mask: Tensor | None,
+    ) -> tuple[Tensor, tuple[Cache, ...], Tensor]:
+        """One more token (B) a row, after `lengths` (B) inputs; as :meth:`replay` with `ends`."""
+        self.positions(int(lengths.max()) + 1)
+        first = (self._embed(self.target_table, tokens) + self.table[lengths])[:, None]
+        x = self._around("decoder").enter(first)
+        grown = []
+        for layer, cache, looked_at in zip(self._layers(), caches, context, strict=True):
+            x, after = layer.back.step(x, cache, lengths)
+            grown.append(after)
+            x, queries = layer.over(x, looked_at, mask)
+        return self._around("decoder").leave(x, first), tuple(grown), queries
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, d) to (…, V)."""
-        return hidden @ self.kept["Wemb"].T + self.kept["decoder_ff_logit_out_b"].view(-1)
+        weight = self.target_table if self.kind.tied_output else self.output.T
+        return nn.functional.linear(hidden, weight, self.output_bias)
 
-    def _attend(self, part: str, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        queries = self._heads(self._linear(part, "q", x))
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        return self._linear(part, "o", mixed.transpose(1, 2).flatten(2))
+    def positions(self, length: int) -> Tensor:
+        """(length, d) of what the first positions add to embeddings."""
+        if length > len(self.table):
+            with torch.inference_mode(False):
+                self.table = sinusoids(2 * length, self.width).to(self.table)
+        return self.table[:length]
 
-    def _linear(self, part: str, gate: str, x: Tensor) -> Tensor:
-        return x @ self.kept[f"{part}_W{gate}"] + self.kept[f"{part}_b{gate}"].view(-1)
+    def _embed(self, table: Tensor, tokens: Tensor) -> Tensor:
+        return math.sqrt(self.width) * nn.functional.embedding(tokens, table)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _around(self, side: str) -> Around:
+        return cast(Around, self.ends[side])
 
-    def _norm(self, name: str, x: Tensor) -> Tensor:
-        scale, bias = self.kept[f"{name}_scale"].view(-1), self.kept[f"{name}_bias"].view(-1)
-        return F.layer_norm(x, (self.width,), scale, bias, NORM_EPSILON)
+    def _layers(self) -> Sequence[DecoderLayer]:
+        return cast(Sequence[DecoderLayer], self.decoder)
 
-    def _feed_forward(self, layer: str, x: Tensor) -> Tensor:
-        inner = x @ self.kept[f"{layer}_ffn_W1"] + self.kept[f"{layer}_ffn_b1"].view(-1)
-        outer = inner.relu() @ self.kept[f"{layer}_ffn_W2"] + self.kept[f"{layer}_ffn_b2"].view(-1)
-        return self._norm(f"{layer}_ffn_ffn_ln", x + outer)
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """(length, width): sines, then cosines, of frequencies 10000^(-i / (width/2 - 1))."""
+    half = width // 2
+    rates = torch.exp(torch.arange(half) * (-math.log(10000.0) / (half - 1)))
+    angles = torch.arange(length)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], 1)
