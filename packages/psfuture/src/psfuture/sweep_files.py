@@ -15,6 +15,7 @@ from lipogram.errors import CorruptState
 from lipogram.files import write_atomically
 from psfuture.points import Point
 from psfuture.trace import Trace
+from psfuture.trace_log import TraceLog, read_traces
 
 WHOLE = "trace.jsonl"
 
@@ -49,7 +50,7 @@ class PointFolder:
         """
         try:
             files = [self.folder / WHOLE] if self.whole else sorted(self.folder.glob("part-*"))
-            found = {at: trace for path in files for at, trace in _lines(path)}
+            found = {at: trace for path in files for at, trace in read_traces(path).items()}
         except FileNotFoundError:  # another process has just put the parts together
             return self.held()
         if self.whole and sorted(found) != list(range(self.sentences)):
@@ -60,11 +61,9 @@ class PointFolder:
 
     def append(self, rank: int, traces: Mapping[int, Trace]) -> None:
         """Add finished sentences to the part of this process."""
-        lines = [json.dumps({"index": at} | trace.as_json()) for at, trace in traces.items()]
-        path = self.folder / f"part-{rank}.jsonl"
-        with open(path, "ab+") as file:
-            file.truncate(_whole_lines(path))
-            file.write("".join(line + "\n" for line in lines).encode())
+        log = TraceLog(self.folder / f"part-{rank}.jsonl", "traces")
+        for at, trace in traces.items():
+            log.append(at, trace)
 
     def gather(self) -> None:
         """Put the parts together, if all sentences are there."""
@@ -107,19 +106,3 @@ def read_points(folder: str | Path) -> list[Point]:
 
 def _ordered(held: Mapping[int, Trace]) -> Sequence[Trace]:
     return [held[at] for at in sorted(held)]
-
-
-def _lines(path: Path) -> list[tuple[int, Trace]]:
-    content = path.read_bytes()
-    found = []
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
-        try:
-            held = json.loads(line)
-            found.append((int(held["index"]), Trace.from_json(held)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptState(f"{path}, line {number} is no trace: {error}") from None
-    return found
-
-
-def _whole_lines(path: Path) -> int:
-    return path.read_bytes().rfind(b"\n") + 1
