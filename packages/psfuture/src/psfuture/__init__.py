@@ -1,6 +1,52 @@
-"""One sentence: what psfuture does, and what it does without."""
+"""Any translation model made simultaneous, without training."""
 
+from __future__ import annotations
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from psfuture import futures as futures
+    from psfuture import metrics as metrics
+    from psfuture.engine import Engine as Engine
+    from psfuture.models import load as load
+    from psfuture.policies import AlignAtt as AlignAtt
+    from psfuture.policies import HoldN as HoldN
+    from psfuture.policies import Limits as Limits
+    from psfuture.policies import LocalAgreement as LocalAgreement
+    from psfuture.policies import Offline as Offline
+    from psfuture.policies import PsFuture as PsFuture
+    from psfuture.policies import WaitK as WaitK
+    from psfuture.policy_text import make_policy as make_policy
+    from psfuture.session import Event as Event
+    from psfuture.session import Session as Session
+    from psfuture.simulation import simulate as simulate
+    from psfuture.trace import Trace as Trace
 
 __version__ = version("lipogram-psfuture")
-__all__ = ["__version__"]
+
+_WHERE = {
+    "load": "models",
+    "make_policy": "policy_text",
+    "simulate": "simulation",
+    "Engine": "engine",
+    "Event": "session",
+    "Session": "session",
+    "Trace": "trace",
+    **dict.fromkeys(
+        ("AlignAtt", "HoldN", "Limits", "LocalAgreement", "Offline", "PsFuture", "WaitK"),
+        "policies",
+    ),
+}
+_MODULES = ("futures", "metrics")
+__all__ = ["__version__", *_WHERE, *_MODULES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    """Public names, loaded when they are first asked for: torch takes seconds."""
+    if name in _MODULES:
+        return import_module(f"psfuture.{name}")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'psfuture' has no attribute {name!r}")
+    return getattr(import_module(f"psfuture.{_WHERE[name]}"), name)

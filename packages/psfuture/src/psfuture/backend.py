@@ -27,6 +27,7 @@ class Backend(Protocol):
         eos: id of the target's end of sentence.
         device: where it computes.
         max_source: source tokens that it has positions for; None without a limit.
+        attends: :meth:`attention` can be asked.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Backend(Protocol):
     eos: int
     device: torch.device
     max_source: int | None
+    attends: bool
 
     def source_ids(self, words: Sequence[str], *, closed: bool) -> list[int]:
         """Token ids of whole source words; they end with the end of sentence if `closed`."""
@@ -58,3 +60,9 @@ class Backend(Protocol):
 
     def join(self, states: Sequence[State]) -> State:
         """One state of all the states' rows."""
+
+    def attention(self, state: State) -> torch.Tensor:
+        """(B, S) attention of each row's last input over its source, of the last decoder layer.
+
+        Averaged over the heads; a row sums to 1, its padding is 0.
+        """

@@ -8,20 +8,22 @@ one step of the decoder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lipogram.errors import InvalidSetting, NotFinite
+from lipogram.errors import InvalidSetting
+from psfuture.answers import Asked, answers, attended_units
 from psfuture.backend import Backend, State
-from psfuture.divergences import divergence
 from psfuture.futures import Future
-from psfuture.policies import Policy, PsFuture
-from psfuture.stream import Answer, Move, Stream, room_for
+from psfuture.policies import AlignAtt, Policy, PsFuture
+from psfuture.stream import Answer, Decision, Move, Stream, room_for
+from psfuture.units import Unit, check_unit, source_words
 
 Words = tuple[str, ...]
+Source = tuple[Words, bool]
 Place = tuple[Words, bool, tuple[int, ...]]
 
 
@@ -30,17 +32,19 @@ class Memo:
     """What the model said, by place.
 
     Attributes:
-        encodings: encoder states by source words and whether they are closed.
-        answers: without a future.
-        compared: with one, by the future's and the divergence's identity.
-        asked: rows that the decoder was asked for; replayed tokens are in `replayed`.
+        encodings: encoder states by source units and whether they are closed.
+        ids: source tokens, likewise.
+        answers: of the model alone.
+        compared: what a policy that needs more than them got, by what it needs.
+        suffixes: invented futures by the future, the prefix and what an oracle saw.
+        asked: rows that the decoder was run for; replayed tokens are in `replayed`.
     """
 
-    encodings: dict[tuple[Words, bool], Tensor] = field(default_factory=dict)
-    lengths: dict[tuple[Words, bool], int] = field(default_factory=dict)
+    encodings: dict[Source, Tensor] = field(default_factory=dict)
+    ids: dict[Source, list[int]] = field(default_factory=dict)
     answers: dict[Place, Answer] = field(default_factory=dict)
     compared: dict[tuple[object, ...], dict[Place, Answer]] = field(default_factory=dict)
-    suffixes: dict[tuple[int, Words, Words], list[Words]] = field(default_factory=dict)
+    suffixes: dict[tuple[Future, Words, Words], list[Words]] = field(default_factory=dict)
     asked: int = 0
     replayed: int = 0
 
@@ -49,7 +53,7 @@ class Memo:
 class _Lane:
     stream: Stream
     sentence: Words
-    place: tuple[Words, bool] | None = None
+    place: Source | None = None
     target: tuple[int, ...] = ()
     rows: tuple[int, ...] = ()
 
@@ -60,11 +64,14 @@ class Engine:
     Args:
         backend: the model.
         policy: that decides.
-        memo: shared between engines of one model; its own by default.
+        memo: shared between engines of one model and unit; its own by default.
+        unit: what a source is read in.
         analysis: allow futures that see words which have not been said.
+        on_decision: told of every answer and what became of it, with the stream.
 
     Raises:
-        InvalidSetting: such a future without `analysis`.
+        InvalidSetting: such a future without `analysis`; an unknown unit; a policy that looks at
+            attention over a model that does not give it.
     """
 
     def __init__(
@@ -73,19 +80,36 @@ class Engine:
         policy: Policy,
         memo: Memo | None = None,
         *,
+        unit: Unit = "word",
         analysis: bool = False,
+        on_decision: Callable[[Stream, Decision], None] | None = None,
     ):
-        self.backend, self.policy, self.memo = backend, policy, memo or Memo()
-        self.future: Future | None = getattr(policy, "future", None)
-        if self.future is not None and self.future.sees_future and not analysis:
+        check_unit(unit)
+        self.backend, self.memo, self.unit = backend, memo or Memo(), unit
+        self.analysis, self.on_decision = analysis, on_decision
+        self.policy = policy
+        self._state: State | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The policy; another one holds from the next decision on."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        future: Future | None = getattr(policy, "future", None)
+        if future is not None and future.sees_future and not self.analysis:
             raise InvalidSetting("an oracle sees words that nobody has said yet: analysis only")
-        self.known = self.memo.answers
-        if self.future is not None:
-            assert isinstance(policy, PsFuture)
-            key = (self.future, policy.divergence, policy.reduce)
-            self.known = self.memo.compared.setdefault(key, {})
-            self.distance = divergence(policy.divergence)
-        self.state: State | None = None
+        self._attends = isinstance(policy, AlignAtt)
+        if self._attends and not self.backend.attends:
+            raise InvalidSetting(f"AlignAtt looks at attention, which {self.backend.name} lacks")
+        self._policy, self._future = policy, future
+        self._known = self.memo.answers
+        if isinstance(policy, PsFuture):
+            key = (policy.future, policy.divergence, policy.reduce, policy.write_from)
+            self._known = self.memo.compared.setdefault(key, {})
+        elif self._attends:
+            self._known = self.memo.compared.setdefault(("attention",), {})
 
     def run(self, streams: Sequence[Stream], sentences: Sequence[Words] = ()) -> None:
         """Move every stream as far as it can go.
@@ -96,49 +120,57 @@ class Engine:
 
         Raises:
             NotFinite: the model's logits are NaN or infinite; the message names the stream.
+            InvalidSetting: a source that the model has no positions for.
         """
         whole = list(sentences) or [()] * len(streams)
         lanes = [_Lane(s, w) for s, w in zip(streams, whole, strict=True)]
-        self.state = None
+        self._state = None
         going = [lane for lane in lanes if not lane.stream.done]
         going = [lane for lane in going if lane.stream.reads or lane.stream.read()]
-        while going:
-            asking = [lane for lane in going if self._go(lane)]
-            self._ask(asking)
-            going = asking
+        while going := [lane for lane in going if self._go(lane)]:
+            self._ask(going)
+        self._state = None
 
     def _go(self, lane: _Lane) -> bool:
         """Follow what is known; true where the model has to be asked."""
         stream = lane.stream
         while not stream.done:
-            key = self._place(stream)
-            answer = self._known(key, stream)
+            place = self._place(stream)
+            answer = (self.memo.answers if stream.finished else self._known).get(place)
             if answer is None:
                 return True
-            room = room_for(self._source_length(key[:2]))
+            room = room_for(len(self._ids(place[:2])))
+            early = not stream.finished
+            reads = stream.reads
             move = stream.move(self.policy, answer, self.backend, room)
-            if move is Move.READ and not stream.read():
-                if not stream.finished:
-                    return False
+            if early and self.on_decision and move in (Move.READ, Move.WRITE):
+                self.on_decision(stream, self._decision(stream, reads, answer, move))
+            if move is Move.READ and not stream.read() and not stream.finished:
+                return False
         return False
 
-    def _known(self, key: Place, stream: Stream) -> Answer | None:
-        if stream.finished:
-            return self.memo.answers.get(key)
-        return self.known.get(key)
+    def _decision(self, stream: Stream, reads: int, answer: Answer, move: Move) -> Decision:
+        tokens = stream.tokens[:-1] if move is Move.WRITE else stream.tokens
+        before = self.backend.target_text(tokens)
+        after = self.backend.target_text([*tokens, answer.token])
+        return Decision(
+            reads,
+            after[len(before) :] if after.startswith(before) else after,
+            answer.divergence,
+            getattr(self.policy, "threshold", None),
+            move is Move.WRITE,
+        )
 
     def _place(self, stream: Stream) -> Place:
         return stream.prefix, stream.finished or self.policy.prefix_eos, stream.target
 
-    def _source_length(self, source: tuple[Words, bool]) -> int:
-        if source not in self.memo.lengths:
-            ids = self.backend.source_ids(source[0], closed=source[1])
-            self.memo.lengths[source] = len(ids)
-        return self.memo.lengths[source]
+    def _ids(self, source: Source) -> list[int]:
+        if source not in self.memo.ids:
+            words = source_words(source[0], self.unit)
+            self.memo.ids[source] = self.backend.source_ids(words, closed=source[1])
+        return self.memo.ids[source]
 
     def _ask(self, lanes: Sequence[_Lane]) -> None:
-        if not lanes:
-            return
         stepping, fresh = [], []
         for lane in lanes:
             prefix, closed, target = self._place(lane.stream)
@@ -146,77 +178,90 @@ class Engine:
             (stepping if grown and lane.rows else fresh).append(lane)
         parts: list[tuple[list[_Lane], State, Tensor]] = []
         if stepping:
-            assert self.state is not None
-            state = self.state.select([row for lane in stepping for row in lane.rows])
+            assert self._state is not None
+            state = self._state.select([row for lane in stepping for row in lane.rows])
             tokens = [lane.stream.target[-1] for lane in stepping for _ in lane.rows]
             self.memo.asked += len(tokens)
             parts.append((stepping, *self.backend.step(state, tokens)))
         if fresh:
             parts.append((fresh, *self._begin(fresh)))
         at = 0
-        for group, _, logits in parts:
+        for group, state, logits in parts:
             used = 0
+            asked = []
             for lane in group:
                 count = len(lane.rows)
+                asked.append(self._asked(lane, range(used, used + count)))
                 lane.rows = tuple(range(at, at + count))
-                self._keep(lane, logits[used : used + count])
                 at, used = at + count, used + count
-        self.state = (
+            self._keep(group, asked, logits, state)
+        self._state = (
             parts[0][1] if len(parts) == 1 else self.backend.join([part[1] for part in parts])
         )
 
     def _begin(self, lanes: Sequence[_Lane]) -> tuple[State, Tensor]:
-        sources: list[tuple[Words, bool]] = []
+        sources: list[Source] = []
         targets: list[tuple[int, ...]] = []
         invented = self._invent([lane for lane in lanes if not lane.stream.finished])
         for lane in lanes:
             prefix, closed, target = self._place(lane.stream)
             own = [(prefix, closed)]
-            if self.future is not None and not lane.stream.finished:
-                own += [(prefix + s, True) for s in invented[id(lane)]]
+            if self._future is not None and not lane.stream.finished:
+                own += [self._fitting(prefix, suffix) for suffix in invented[id(lane)]]
             lane.place, lane.rows = (prefix, closed), tuple(range(len(own)))
             sources += own
             targets += [target] * len(own)
         missing = [s for s in dict.fromkeys(sources) if s not in self.memo.encodings]
         if missing:
-            ids = [self.backend.source_ids(words, closed=closed) for words, closed in missing]
-            self.memo.encodings.update(zip(missing, self.backend.encode(ids), strict=True))
+            found = self.backend.encode([self._ids(source) for source in missing])
+            self.memo.encodings.update(zip(missing, found, strict=True))
         self.memo.asked += len(sources)
         self.memo.replayed += sum(map(len, targets))
         return self.backend.begin([self.memo.encodings[s] for s in sources], targets)
 
-    def _invent(self, lanes: Sequence[_Lane]) -> dict[int, list[Words]]:
-        if self.future is None or not lanes:
-            return {}
-        seen = self.memo.suffixes
-        rest = {id(lane): lane.sentence if self.future.sees_future else () for lane in lanes}
-        keys = {id(lane): (id(self.future), lane.stream.prefix, rest[id(lane)]) for lane in lanes}
-        new = [lane for lane in lanes if keys[id(lane)] not in seen]
-        if new:
-            found = self.future.invent(
-                [lane.stream.prefix for lane in new],
-                [lane.sentence for lane in new] if self.future.sees_future else (),
-            )
-            seen.update((keys[id(lane)], made) for lane, made in zip(new, found, strict=True))
-        return {id(lane): seen[keys[id(lane)]] for lane in lanes}
+    def _fitting(self, prefix: Words, suffix: Words) -> Source:
+        """The prefix with as much of the suffix as the model has positions for."""
+        most = self.backend.max_source
+        for length in range(len(suffix), 0, -1):
+            source = (prefix + suffix[:length], True)
+            if most is None or len(self._ids(source)) <= most:
+                return source
+        return prefix, True
 
-    def _keep(self, lane: _Lane, logits: Tensor) -> None:
-        stream = lane.stream
-        place = self._place(stream)
-        lane.target = place[2]
-        top = logits[0].topk(2).values
-        if not torch.isfinite(top).all() or torch.isnan(logits).any():
-            raise NotFinite(
-                f"the model's logits are not finite after {stream.reads} words of "
-                f"{' '.join(stream.words[:5])!r}… and {len(lane.target)} tokens"
-            )
-        distance = None
-        if len(logits) > 1:
-            p = torch.softmax(logits.float(), -1)
-            assert isinstance(self.policy, PsFuture)
-            each = self.distance(p[:1].expand(len(p) - 1, -1), p[1:])
-            distance = float(each.mean() if self.policy.reduce == "mean" else each.max())
-        answer = Answer(int(logits[0].argmax()), distance, float(top[0] - top[1]))
-        self.memo.answers.setdefault(place, answer)
-        if not stream.finished:
-            self.known[place] = answer
+    def _invent(self, lanes: Sequence[_Lane]) -> dict[int, list[Words]]:
+        if self._future is None or not lanes:
+            return {}
+        future, seen = self._future, self.memo.suffixes
+        keys = {
+            id(lane): (future, lane.stream.prefix, lane.sentence if future.sees_future else ())
+            for lane in lanes
+        }
+        new = {key: None for key in keys.values() if key not in seen}
+        if new:
+            sentences = [key[2] for key in new] if future.sees_future else ()
+            seen.update(zip(new, future.invent([key[1] for key in new], sentences), strict=True))
+        return {place: seen[key] for place, key in keys.items()}
+
+    def _asked(self, lane: _Lane, rows: range) -> Asked:
+        return Asked(lane.stream.words, lane.stream.reads, self._place(lane.stream)[2], rows)
+
+    def _keep(
+        self, lanes: Sequence[_Lane], asked: Sequence[Asked], logits: Tensor, state: State
+    ) -> None:
+        """Keep what the model said to these lanes."""
+        policy = self.policy if isinstance(self.policy, PsFuture) else None
+        alone, chosen = answers(asked, logits, policy)
+        if self._attends:
+            attention = self.backend.attention(state)
+            ends = [self._ends(lane.stream.prefix) for lane in lanes]
+            chosen = attended_units(chosen, attention, ends)
+        for lane, plain, answer in zip(lanes, alone, chosen, strict=True):
+            place = self._place(lane.stream)
+            lane.target = place[2]
+            self.memo.answers.setdefault(place, plain)
+            if not lane.stream.finished:
+                self._known[place] = answer
+
+    def _ends(self, prefix: Words) -> list[int]:
+        """Source tokens up to the end of each unit of the prefix."""
+        return [len(self._ids((prefix[: at + 1], False))) for at in range(len(prefix))]

@@ -11,6 +11,7 @@ from transformers import Cache, DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 
 from lipogram.errors import InvalidSetting
+from psfuture.hf_attention import HFAttention
 from psfuture.hf_state import Layers, source_mask
 
 _AGREE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the largest logit; halves: 5 %
@@ -27,6 +28,9 @@ class HFDecoder:
     Args:
         model: of transformers, in evaluation mode.
 
+    Attributes:
+        attention: of its last layer to the source.
+
     Raises:
         InvalidSetting: the model has no decoder and head to take apart.
     """
@@ -40,11 +44,12 @@ class HFDecoder:
             raise InvalidSetting(f"{type(model).__name__} is no encoder-decoder: {error}") from None
         if self.decoder is None or self.head is None:
             raise InvalidSetting(f"{type(model).__name__} has no decoder with an output layer")
+        self.attention = HFAttention(self.decoder)
         self.vocab_size: int = self.head.weight.shape[0]
 
     def replay(
         self, ids: Tensor, encodings: Tensor, sources: Sequence[int]
-    ) -> tuple[Tensor, Layers, Layers]:
+    ) -> tuple[Tensor, Tensor | None, Layers, Layers]:
         """Run over inputs from the first one on, with caches of their own.
 
         Args:
@@ -53,16 +58,18 @@ class HFDecoder:
             sources: tokens of each row's source.
 
         Returns:
-            Hidden states (B, T, d), self-attention caches, cross-attention caches.
+            Hidden states (B, T, d), queries of the last cross-attention (B, T, …) if they can be
+            had, self-attention caches, cross-attention caches.
         """
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         mask = source_mask(sources, ids.device)
-        hidden = self._run(ids, encodings, mask, cache)
-        return hidden, _layers(cache.self_attention_cache), _layers(cache.cross_attention_cache)
+        hidden, queries = self._run(ids, encodings, mask, cache)
+        own, cross = _layers(cache.self_attention_cache), _layers(cache.cross_attention_cache)
+        return hidden, queries, own, cross
 
     def append(
         self, ids: Tensor, own: Layers, cross: Layers, sources: Sequence[int]
-    ) -> tuple[Tensor, Layers]:
+    ) -> tuple[Tensor, Tensor | None, Layers]:
         """Run over inputs that follow those in the caches, which stay as they are.
 
         Args:
@@ -72,14 +79,16 @@ class HFDecoder:
             sources: tokens of each row's source.
 
         Returns:
-            Hidden states (B, T, d), and the self-attention caches with T more places.
+            Hidden states (B, T, d), queries as of :meth:`replay`, and the self-attention caches
+            with T more places.
         """
-        cache = EncoderDecoderCache(_cache(own), _cache(cross))
+        cache = EncoderDecoderCache(cache_over(own), cache_over(cross))
         places = cross[0][0].shape[2]
         # Only its shape is looked at; should a model read more, it reads NaN.
         absent = cross[0][0].new_full((1, 1, 1), torch.nan).expand(len(ids), places, 1)
         mask = source_mask(sources, ids.device)[:, :places]
-        return self._run(ids, absent, mask, cache), _layers(cache.self_attention_cache)
+        hidden, queries = self._run(ids, absent, mask, cache)
+        return hidden, queries, _layers(cache.self_attention_cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, d) to (B, V), float32."""
@@ -88,7 +97,9 @@ class HFDecoder:
         return (logits if bias is None else logits + bias).float()
 
     def calibrate(self, source: Sequence[int], inputs: Sequence[int]) -> None:
-        """Find how hidden states are scaled before the head, and try the caches, on one row.
+        """On one row, try the caches and find how hidden states are scaled before the head.
+
+        Whether attention can be told is found out, too.
 
         Args:
             source: source tokens.
@@ -105,8 +116,10 @@ class HFDecoder:
         try:
             encoder = self.model.get_encoder()
             encodings = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-            _, own, cross = self.replay(fed[:, :-2], encodings, [len(source)])
-            hidden, _ = self.append(fed[:, -2:], own, cross, [len(source)])
+            with self.attention.mixtures() as mixed:
+                _, queries, own, cross = self.replay(fed[:, :-2], encodings, [len(source)])
+            self.attention.check(queries, mixed, cross[-1])
+            hidden, _, _ = self.append(fed[:, -2:], own, cross, [len(source)])
             width = hidden.shape[-1]
             tried = {}
             for self.scale in (1.0, width**-0.5):  # T5 scales where embeddings are tied
@@ -123,18 +136,21 @@ class HFDecoder:
     def _cannot(self, why: str) -> str:
         return f"a model of type {self.model.config.model_type!r} cannot be run step by step: {why}"
 
-    def _run(self, ids: Tensor, encodings: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        hidden: Tensor = self.decoder(
-            input_ids=ids,
-            encoder_hidden_states=encodings,
-            encoder_attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        return hidden
+    def _run(
+        self, ids: Tensor, encodings: Tensor, mask: Tensor, cache: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        with self.attention.queries() as queries:
+            hidden: Tensor = self.decoder(
+                input_ids=ids,
+                encoder_hidden_states=encodings,
+                encoder_attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+        return hidden, queries[0] if queries else None
 
 
-def _cache(layers: Layers) -> Cache:
+def cache_over(layers: Sequence[tuple[Tensor, Tensor]]) -> Cache:
     """A cache over these tensors, without a copy; growing it makes new ones."""
     held: list[Any] = []
     for keys, values in layers:

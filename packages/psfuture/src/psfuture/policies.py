@@ -24,12 +24,17 @@ class View:
     Attributes:
         reads: source units read.
         words: target words begun, the one of the next token among them.
+        burst: those of them that were begun since the last unit was read.
         divergence: between what the model says now and after the invented future; None without one.
+        attended: unit of the source, from 1, that the next token attends to most; None where the
+            policy does not ask.
     """
 
     reads: int
     words: int
+    burst: int = 1
     divergence: float | None = None
+    attended: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,8 @@ class PsFuture:
         future: what invents the words to come.
         divergence: by name, see :mod:`psfuture.divergences`, or a function of two (B, V) tensors.
         reduce: over several futures, the mean or the largest divergence.
+        write_from: distribution whose most probable token is written: the prefix's ("partial"),
+            the mean of those after the futures ("pseudo"), or the product of the two ("mix").
         prefix_eos: see :class:`TokenPolicy`.
         limits: see :class:`Limits`.
 
@@ -112,6 +119,7 @@ class PsFuture:
     future: Future = field(default_factory=Fixed)
     divergence: str | Divergence = "cosine"
     reduce: Literal["mean", "max"] = "mean"
+    write_from: Literal["partial", "pseudo", "mix"] = "partial"
     prefix_eos: bool = True
     limits: Limits = Limits()
 
@@ -120,6 +128,10 @@ class PsFuture:
         check_threshold(self.divergence, self.threshold)
         if self.reduce not in ("mean", "max"):
             raise InvalidSetting(f"reduce is {self.reduce!r}, it must be mean or max")
+        if self.write_from not in ("partial", "pseudo", "mix"):
+            raise InvalidSetting(
+                f"write_from is {self.write_from!r}, it must be partial, pseudo or mix"
+            )
         if self.future.closes_only and self.prefix_eos:
             raise InvalidSetting("the future `eos` compares open prefixes: set prefix_eos to False")
 
@@ -151,7 +163,9 @@ class WaitK:
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.catchup < 0:
-            raise InvalidSetting(f"wait-k needs k >= 1 and catchup >= 0, not {self.k}, {self.catchup}")
+            raise InvalidSetting(
+                f"wait-k needs k >= 1 and catchup >= 0, not {self.k}, {self.catchup}"
+            )
 
     @property
     def name(self) -> str:
@@ -159,6 +173,34 @@ class WaitK:
 
     def write(self, view: View) -> bool:
         return view.words <= int((view.reads - self.k + 1) * (1 + self.catchup))
+
+
+@dataclass(frozen=True)
+class AlignAtt:
+    """Write while the next token attends to none of the last words (Papi et al. 2023, section 3).
+
+    Attributes:
+        last: f, words at the end of the prefix that must not be attended to.
+        prefix_eos: see :class:`TokenPolicy`.
+        limits: see :class:`Limits`.
+    """
+
+    last: int = 2
+    prefix_eos: bool = True
+    limits: Limits = Limits()
+    future: None = None
+
+    def __post_init__(self) -> None:
+        if self.last < 1:
+            raise InvalidSetting(f"AlignAtt looks at 1 last word or more, not {self.last}")
+
+    @property
+    def name(self) -> str:
+        return f"alignatt-{self.last}"
+
+    def write(self, view: View) -> bool:
+        assert view.attended is not None
+        return view.attended <= view.reads - self.last
 
 
 @dataclass(frozen=True)

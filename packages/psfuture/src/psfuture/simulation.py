@@ -10,6 +10,10 @@ from psfuture.engine import Engine, Memo
 from psfuture.policies import Policy
 from psfuture.stream import Stream, word_delays
 from psfuture.trace import Trace
+from psfuture.units import Unit, source_words, split
+
+LONGEST = 1024
+"""Source units of one sentence: each is read with all the earlier ones, so the work is cubic."""
 
 
 def simulate(
@@ -18,6 +22,7 @@ def simulate(
     sources: Sequence[str],
     references: Sequence[str] | None = None,
     *,
+    unit: Unit = "word",
     batch_size: int = 64,
     analysis: bool = False,
     progress: Callable[[int], None] = lambda count: None,
@@ -27,14 +32,16 @@ def simulate(
     Args:
         backend: the model.
         policy: when to write.
-        sources: a sentence each; words are parted by white space.
+        sources: a sentence each.
         references: a translation each.
+        unit: what is read and shown: words, or characters where words are not parted.
         batch_size: sentences in lock-step.
         analysis: allow an oracle.
         progress: told how many sentences are done.
 
     Raises:
-        InvalidSetting: another number of references than of sources, or a batch size below 1.
+        InvalidSetting: another number of references than of sources, a batch size below 1, or a
+            sentence longer than the model takes, which the message numbers.
         NotFinite: the model's logits are NaN or infinite.
     """
     found = sweep_traces(
@@ -42,6 +49,7 @@ def simulate(
         {policy.name: policy},
         sources,
         references,
+        unit=unit,
         batch_size=batch_size,
         analysis=analysis,
         progress=progress,
@@ -55,6 +63,7 @@ def sweep_traces(
     sources: Sequence[str],
     references: Sequence[str] | None = None,
     *,
+    unit: Unit = "word",
     batch_size: int = 64,
     analysis: bool = False,
     progress: Callable[[int], None] = lambda count: None,
@@ -72,17 +81,40 @@ def sweep_traces(
     if batch_size < 1:
         raise InvalidSetting(f"a batch of {batch_size} sentences")
     found: dict[str, list[Trace]] = {name: [] for name in policies}
+    for number, line in enumerate(sources, 1):
+        check_length(backend, split(line, unit), unit, f"sentence {number}")
     for start in range(0, len(sources), batch_size):
-        batch = [tuple(line.split()) for line in sources[start : start + batch_size]]
+        batch = [split(line, unit) for line in sources[start : start + batch_size]]
         memo = Memo()
         for name, policy in policies.items():
-            streams = [Stream(words=list(words), complete=True) for words in batch]
-            Engine(backend, policy, memo, analysis=analysis).run(streams, batch)
+            streams = [Stream(words=list(words), unit=unit, complete=True) for words in batch]
+            Engine(backend, policy, memo, unit=unit, analysis=analysis).run(streams, batch)
             for at, stream in enumerate(streams, start):
                 reference = references[at] if references is not None else None
                 found[name].append(trace_of(backend, stream, reference))
         progress(min(start + batch_size, len(sources)))
     return found
+
+
+def check_length(
+    backend: Backend, units: Sequence[str], unit: Unit, what: str = "the sentence"
+) -> None:
+    """Refuse a source that the model cannot take as one sentence.
+
+    Raises:
+        InvalidSetting: over `LONGEST` units, or over the model's positions.
+    """
+    if len(units) > LONGEST:
+        raise InvalidSetting(
+            f"{what} has {len(units)} units; at most {LONGEST} are translated as one: split it"
+        )
+    # A unit has one token at the least, and hardly ever more than ten.
+    if backend.max_source is not None and 10 * len(units) > backend.max_source:
+        tokens = len(backend.source_ids(source_words(units, unit), closed=True))
+        if tokens > backend.max_source:
+            raise InvalidSetting(
+                f"{what} has {tokens} tokens and the model {backend.max_source} positions: split it"
+            )
 
 
 def trace_of(backend: Backend, stream: Stream, reference: str | None = None) -> Trace:

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from psfuture.policies import DraftPolicy, Policy, View
+from psfuture.units import Unit, split
 
 if TYPE_CHECKING:
     from psfuture.backend import Backend
@@ -32,11 +33,32 @@ class Answer:
         token: the most probable next one.
         divergence: from what it says after the invented future; None where none was invented.
         gap: between the two largest logits.
+        attended: unit of the source, from 1, that it attends to most; None where nobody asked.
     """
 
     token: int
     divergence: float | None
     gap: float
+    attended: int | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One answer of the model, and what became of it.
+
+    Attributes:
+        reads: source units read by then.
+        text: of the token that the model would write.
+        divergence: see :class:`Answer`.
+        threshold: of the policy; None where it has none.
+        wrote: the token was written; else another unit is to be read.
+    """
+
+    reads: int
+    text: str
+    divergence: float | None
+    threshold: float | None
+    wrote: bool
 
 
 @dataclass
@@ -45,6 +67,7 @@ class Stream:
 
     Attributes:
         words: source units that have arrived.
+        unit: what they and the words of the target are.
         complete: no more will arrive.
         reads: source units that were read.
         tokens: target tokens written; they are never taken back.
@@ -55,6 +78,7 @@ class Stream:
     """
 
     words: list[str] = field(default_factory=list)
+    unit: Unit = "word"
     complete: bool = False
     reads: int = 0
     tokens: list[int] = field(default_factory=list)
@@ -82,8 +106,7 @@ class Stream:
     def read(self) -> bool:
         """Read a word if one has arrived."""
         if self.reads == len(self.words):
-            if self.complete and not self.words:
-                self.done = True
+            self.done = self.done or (self.complete and not self.words)
             return False
         self.reads += 1
         self.actions.append("R")
@@ -140,8 +163,16 @@ class Stream:
             return False
         if self.actions[-1] == "R" and run == limits.max_consecutive_reads:
             return True
-        words = len(backend.target_text([*self.tokens, answer.token]).split())
-        return policy.write(View(self.reads, max(words, 1), answer.divergence))
+        return policy.write(self._view(answer, backend))
+
+    def _view(self, answer: Answer, backend: Backend) -> View:
+        def begun(tokens: list[int]) -> int:
+            return len(split(backend.target_text(tokens), self.unit))
+
+        writes = len(self.actions) - len("".join(self.actions).rstrip("W"))
+        words = max(begun([*self.tokens, answer.token]), 1)
+        before = begun(self.tokens[: len(self.tokens) - writes]) if self.tokens else 0
+        return View(self.reads, words, words - before, answer.divergence, answer.attended)
 
 
 def room_for(source_tokens: int) -> int:
@@ -154,9 +185,9 @@ def word_delays(backend: Backend, stream: Stream) -> tuple[tuple[str, ...], tupl
 
     A word is shown once the first piece of the next one is written, or at the end.
     """
-    words = tuple(backend.target_text(stream.tokens).split())
+    words = split(backend.target_text(stream.tokens), stream.unit)
     delays: list[int] = []
     for count in range(1, len(stream.tokens) + 1):
-        shown = len(backend.target_text(stream.tokens[:count]).split()) - 1
+        shown = len(split(backend.target_text(stream.tokens[:count]), stream.unit)) - 1
         delays += [stream.token_delays[count - 1]] * (min(shown, len(words)) - len(delays))
     return words, tuple(delays + [stream.reads] * (len(words) - len(delays)))
