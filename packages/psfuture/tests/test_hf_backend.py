@@ -1,5 +1,6 @@
 """Models of transformers as a backend; all are random and tiny, built here."""
 
+import copy
 import itertools
 import json
 import random
@@ -15,6 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    DynamicCache,
+    EncoderDecoderCache,
     M2M100Config,
     M2M100ForConditionalGeneration,
     M2M100Tokenizer,
@@ -33,6 +36,7 @@ from transformers import (
     UMT5Config,
     UMT5ForConditionalGeneration,
 )
+from transformers.modeling_outputs import BaseModelOutput
 
 from lipogram.errors import CorruptState, InvalidSetting, ModelNotFound, UnsafeCheckpoint
 from psfuture import hf_backend
@@ -162,8 +166,8 @@ def begin(backend: HFBackend, rows: list[Row]) -> tuple[Any, torch.Tensor]:
 # Distributions
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("per_pass", [0.0, 16.0, 1e9])  # every length alone, a mix, all in one
+# Every length alone, a mix, all in one.
+@pytest.mark.parametrize(("per_pass", "seed"), [(0.0, 0), (16.0, 1), (1e9, 2)])
 def test_any_sequence_of_calls_gives_what_each_row_alone_gives(
     backend: HFBackend, per_pass: float, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +176,7 @@ def test_any_sequence_of_calls_gives_what_each_row_alone_gives(
     rows = draw_rows(rng, 5)
     state, logits = begin(backend, rows)
     assert_rows(backend, logits, rows)
-    for _ in range(8):
+    for _ in range(6):
         move = rng.choice(["step", "step", "select", "join", "read"])
         if move == "select":
             picked = [rng.randrange(len(rows)) for _ in range(rng.randint(1, 6))]
@@ -252,6 +256,99 @@ def test_a_step_reads_no_encoder_state(backend: HFBackend) -> None:
     rows = draw_rows(random.Random(4), 2)
     state, _ = begin(backend, rows)
     assert not torch.isnan(backend.step(state, [5, 6])[1]).any()
+
+
+def test_caches_of_one_source_never_answer_for_another(backend: HFBackend) -> None:
+    (first, target), (second, _) = [([5, 6, 7, 2], [8, 9, 10, 11]), ([30, 31, 32, 2], [])]
+    encodings = backend.encode([first, second])
+    # transformers goes on with the first source when it is given the second, and says nothing.
+    inputs = torch.tensor([[*backend.direction.start, *target]])
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    with torch.inference_mode():
+        for states, ids in zip(encodings, (inputs[:, :-1], inputs[:, -1:]), strict=True):
+            trap = backend.model(
+                encoder_outputs=BaseModelOutput(states[None]),
+                attention_mask=torch.ones(1, 4),
+                decoder_input_ids=ids,
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[0, -1]
+    of_first, of_second = (from_scratch(backend, (s, target)) for s in (first, second))
+    kept = torch.isfinite(of_first)
+    torch.testing.assert_close(trap[kept], of_first[kept], rtol=0, atol=1e-5)
+    assert (trap - of_second)[kept].abs().max() > 1e-3
+    # Here each row keeps its own, whether alone or beside the other.
+    before, _ = backend.begin(encodings[:1], [target[:-1]])
+    changed, logits = backend.begin(encodings[1:], [target])
+    torch.testing.assert_close(logits[0], of_second, rtol=0, atol=1e-5)
+    both = backend.join([before, backend.begin(encodings[1:], [target[:-1]])[0]])
+    _, logits = backend.step(both, target[-1:] * 2)
+    torch.testing.assert_close(logits, torch.stack([of_first, of_second]), rtol=0, atol=1e-5)
+    assert_rows(backend, backend.step(changed, [12])[1], [(second, [*target, 12])])
+
+
+def attended(backend: HFBackend, row: Row) -> torch.Tensor:
+    """Attention to the source as transformers tells it, by a slower kernel."""
+    source, target = row
+    eager = copy.deepcopy(backend.model)
+    eager.set_attn_implementation("eager")
+    with torch.no_grad():
+        whole = eager(
+            input_ids=torch.tensor([source]),
+            decoder_input_ids=torch.tensor([[*backend.direction.start, *target]]),
+            output_attentions=True,
+        ).cross_attentions[-1]
+    mean: torch.Tensor = whole[0].mean(0)[-1]
+    return mean
+
+
+def assert_attention(backend: HFBackend, state: Any, rows: list[Row]) -> None:
+    found = backend.attention(state)
+    assert found.shape == (len(rows), max(len(source) for source, _ in rows))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.sum(1), torch.ones(len(rows)))
+    for row, weights in zip(rows, found, strict=True):
+        length = len(row[0])
+        assert not weights[length:].any()
+        torch.testing.assert_close(weights[:length], attended(backend, row), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("per_pass", [0.0, 1e9])
+def test_attention_is_what_transformers_tells(
+    backend: HFBackend, per_pass: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf_backend, "_PASS_ON_CPU", per_pass)
+    assert backend.attends
+    rows = draw_rows(random.Random(9), 4, longest=6)
+    state, _ = begin(backend, rows)
+    assert_attention(backend, state, rows)
+    state, _ = backend.step(state, [5, 6, 7, 8])
+    rows = [(s, [*t, i]) for (s, t), i in zip(rows, (5, 6, 7, 8), strict=True)]
+    assert_attention(backend, state, rows)
+    picked = [3, 1, 1]
+    more = draw_rows(random.Random(10), 1)
+    joined = backend.join([state.select(picked), begin(backend, more)[0]])
+    assert_attention(backend, joined, [rows[i] for i in picked] + more)
+
+
+def test_watching_a_pass_leaves_no_hook_behind(one: HFBackend) -> None:
+    state, _ = begin(one, draw_rows(random.Random(1), 2))
+    one.step(state, [5, 6])
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in one.model.modules())
+
+
+def test_attention_that_cannot_be_told_is_an_error() -> None:
+    model = marian()
+    inner = model.model.decoder.layers[-1].encoder_attn.out_proj
+    inner.register_forward_pre_hook(lambda _, given: (given[0] * 2,))  # a gate, say
+    backend = HFBackend(model, word_tokenizer())
+    assert not backend.attends
+    rows = draw_rows(random.Random(1), 3)
+    state, logits = begin(backend, rows)
+    assert_rows(backend, logits, rows)
+    state, _ = backend.step(backend.join([state.select([0, 2]), state]), [5] * 5)
+    with pytest.raises(InvalidSetting, match=r"'marian' does not tell its attention"):
+        backend.attention(state)
 
 
 def test_half_precision_weights_give_float32_logits() -> None:
@@ -697,6 +794,26 @@ def test_a_real_marian_folder_loads(pieces: Path, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path / "opus")
     loaded = HFBackend.load(tmp_path / "opus", tgt_lang="fra", device="cpu")
     assert loaded.target_text(loaded.source_ids(["the", "dog"], closed=True)) == "the dog"
+
+
+@pytest.mark.parametrize("kind", list(CODES))
+def test_a_folder_of_a_multilingual_model_loads(kind: str, pieces: Path, tmp_path: Path) -> None:
+    source, target = CODES[kind]
+    (tmp_path / "made").mkdir()
+    model, tokenizer = multilingual(kind, pieces, tmp_path / "made")
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(InvalidSetting, match=f"src_lang.*{source}"):
+        HFBackend.load(tmp_path / "model", device="cpu")
+    languages = {"src_lang": source, "tgt_lang": target}
+    loaded = HFBackend.load(tmp_path / "model", device="cpu", **languages)
+    made = HFBackend(model, tokenizer, **languages)
+    ids = loaded.source_ids(["the", "dog"], closed=True)
+    assert ids == made.source_ids(["the", "dog"], closed=True)
+    assert loaded.direction == made.direction
+    assert loaded.never == made.never
+    assert loaded.attends
+    assert_rows(loaded, begin(loaded, [(ids, [])])[1], [(ids, [])])
 
 
 def test_pickled_weights_are_refused(folder: Path) -> None:

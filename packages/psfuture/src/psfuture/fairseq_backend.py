@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from lipogram.errors import CorruptState, InvalidSetting
-from psfuture.fairseq_checkpoint import FairseqCheckpoint, read_fairseq
 from psfuture.fairseq_dictionary import BOS, EOS, PAD, UNK, FairseqDictionary
-from psfuture.fairseq_network import FairseqNetwork, KeysValues
+from psfuture.fairseq_files import PIECES, SEGMENTED, FairseqFiles
+from psfuture.fairseq_network import FairseqNetwork
 from psfuture.fairseq_segmentation import (
     SEPARATOR,
     SPACE,
@@ -26,7 +24,7 @@ from psfuture.fairseq_segmentation import (
     SubwordNMT,
     joined,
 )
-from psfuture.fairseq_settings import FairseqSettings
+from psfuture.fairseq_state import FairseqState, join_states
 from psfuture.hf_batches import length_batches
 
 if TYPE_CHECKING:
@@ -35,45 +33,7 @@ if TYPE_CHECKING:
 ENCODED_AT_ONCE = 8192
 """Padded source tokens of one encoder pass."""
 
-SEGMENTED = "segmented"
-"""As `bpe`: the words that are given are pieces of the dictionary already."""
-
 _MADE_UP = re.compile(r"madeupword\d{4}")  # they fill a dictionary up to a round number
-
-
-@dataclass(frozen=True)
-class FairseqState:
-    """Decoder states of B rows.
-
-    Attributes:
-        own: self-attention caches, a pair a layer; row i fills the first `lengths[i]` places.
-        context: keys and values of the padded sources, a pair a layer.
-        lengths: decoder inputs that each row has seen.
-        sources: source tokens of each row.
-    """
-
-    own: list[KeysValues]
-    context: list[KeysValues]
-    lengths: tuple[int, ...]
-    sources: tuple[int, ...]
-
-    def select(self, rows: Sequence[int]) -> FairseqState:
-        """The states of these rows, in this order."""
-        if list(rows) == list(range(len(self.lengths))):
-            return self
-        lengths = tuple(self.lengths[row] for row in rows)
-        sources = tuple(self.sources[row] for row in rows)
-        at = torch.as_tensor(rows, dtype=torch.long, device=self.own[0][0].device)
-
-        def taken(held: list[KeysValues], places: int) -> list[KeysValues]:
-            return [(k[at, :, :places], v[at, :, :places]) for k, v in held]
-
-        return FairseqState(
-            taken(self.own, max(lengths, default=0)),
-            taken(self.context, max(sources, default=0)),
-            lengths,
-            sources,
-        )
 
 
 class FairseqBackend:
@@ -93,6 +53,7 @@ class FairseqBackend:
     """
 
     eos = EOS
+    attends = True
 
     def __init__(
         self,
@@ -109,8 +70,8 @@ class FairseqBackend:
         for which, dictionary, symbols in rows:
             if len(dictionary) != symbols:
                 raise CorruptState(
-                    f"the {which} dictionary has {len(dictionary)} symbols and the model {symbols}: "
-                    "they do not belong together"
+                    f"the {which} dictionary has {len(dictionary)} symbols and the model "
+                    f"{symbols}: they do not belong together"
                 )
         self.network = network.to(device=device, dtype=dtype).eval()
         self.source, self.target, self.segmentation = source, target, segmentation
@@ -135,12 +96,15 @@ class FairseqBackend:
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
     ) -> FairseqBackend:
-        """The model in a checkpoint of fairseq 0.6 to 0.12; nothing that is in it is run.
+        """The model in a checkpoint of fairseq 0.6 to 0.12, or in a folder of `convert_fairseq`.
+
+        Nothing that is in a checkpoint is run, and no folder is unpickled; a folder brings its
+        dictionaries and codes.
 
         fairseq's own tokenizer (Moses') is not applied: words are taken as they are.
 
         Args:
-            path: the checkpoint.
+            path: the checkpoint, or the folder.
             src_dict: the source's `dict.xx.txt`; None looks for it beside the checkpoint, by the
                 languages that the checkpoint names.
             tgt_dict: the target's, likewise.
@@ -159,15 +123,39 @@ class FairseqBackend:
             InvalidSetting: a network of another kind; a dictionary of pieces without `bpe`; no
                 dictionary and no languages.
         """
+        path = Path(path)
+        if path.is_dir():
+            if any(given is not None for given in (src_dict, tgt_dict, bpe, causal_encoder)):
+                raise InvalidSetting(
+                    f"{path} is a converted model, which brings its dictionaries and codes: leave "
+                    "out src_dict, tgt_dict, bpe and causal_encoder"
+                )
+            files = FairseqFiles.restore(path)
+        else:
+            files = FairseqFiles.find(
+                path,
+                src_dict=src_dict,
+                tgt_dict=tgt_dict,
+                bpe=bpe,
+                causal_encoder=causal_encoder,
+            )
+        return cls.made_of(files, dtype=dtype, device=device)
+
+    @classmethod
+    def made_of(
+        cls,
+        files: FairseqFiles,
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device | None = None,
+    ) -> FairseqBackend:
+        """The model that some files make; see :meth:`load`."""
         from lipogram.llm.checkpoint import check_finite
         from lipogram.llm.precision import resolve_dtype
 
-        path = Path(path)
-        checkpoint = read_fairseq(path)
-        settings = FairseqSettings.read(checkpoint.model, causal_encoder=causal_encoder)
-        source = FairseqDictionary.load(_dictionary(path, checkpoint, "source", src_dict))
-        target = FairseqDictionary.load(_dictionary(path, checkpoint, "target", tgt_dict))
-        network = FairseqNetwork(settings, checkpoint.weights)
+        source = FairseqDictionary.load(files.source)
+        target = FairseqDictionary.load(files.target)
+        network = FairseqNetwork(files.settings, files.weights)
         check_finite(network)
         if device in (None, "auto"):
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -177,8 +165,8 @@ class FairseqBackend:
             network,
             source,
             target,
-            _segmentation(source, bpe),
-            name=f"fairseq:{path.stem}@{checkpoint.digest}",
+            _segmentation(source, files.bpe),
+            name=files.name,
             device=place,
             dtype=resolve_dtype(dtype, place, stored="float32", parameters=size),
         )
@@ -243,9 +231,10 @@ class FairseqBackend:
         ids = _padded(inputs).to(self.device)
         places = torch.arange(ids.shape[1], device=self.device)
         kept = _filled(sources, self.device)[:, None, None]
-        hidden, own = self.network.decode(ids, places, None, context, kept)
-        last = hidden[torch.arange(len(inputs)), torch.tensor(lengths) - 1]
-        return FairseqState(own, context, lengths, sources), self._logits(last)
+        hidden, asking, own = self.network.decode(ids, places, None, context, kept)
+        last = torch.arange(len(inputs)), torch.tensor(lengths) - 1
+        state = FairseqState(own, context, asking[last], lengths, sources)
+        return state, self._logits(hidden[last])
 
     @torch.inference_mode()
     def step(self, state: State, tokens: Sequence[int]) -> tuple[FairseqState, Tensor]:
@@ -270,19 +259,24 @@ class FairseqBackend:
         ids = torch.tensor(tokens, dtype=torch.long, device=self.device)[:, None]
         places = torch.tensor(state.lengths, device=self.device)[:, None]
         kept = _filled(state.sources, self.device)[:, None, None]
-        hidden, own = self.network.decode(ids, places, state.own, state.context, kept)
-        grown = FairseqState(own, state.context, lengths, state.sources)
+        hidden, asking, own = self.network.decode(ids, places, state.own, state.context, kept)
+        grown = FairseqState(own, state.context, asking[:, 0], lengths, state.sources)
         return grown, self._logits(hidden[:, 0])
 
     def join(self, states: Sequence[State]) -> FairseqState:
         """One state of all the states' rows."""
-        ours = [_ours(state) for state in states]
-        return FairseqState(
-            _joined([state.own for state in ours]),
-            _joined([state.context for state in ours]),
-            sum((state.lengths for state in ours), ()),
-            sum((state.sources for state in ours), ()),
-        )
+        return join_states([_ours(state) for state in states])
+
+    @torch.inference_mode()
+    def attention(self, state: State) -> Tensor:
+        """Attention of the last decoder input of each row to its source: last layer, mean of heads.
+
+        Returns:
+            (B, S), float32; rows sum to 1, with zeros after each source's end.
+        """
+        state = _ours(state)
+        source = _filled(state.sources, self.device)[:, None, None]
+        return self.network.attention(state.asking, state.context[-1][0], source)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.network.logits(hidden).float().index_fill(1, self._never_at, -torch.inf)
@@ -292,18 +286,6 @@ def _ours(state: State) -> FairseqState:
     if not isinstance(state, FairseqState):
         raise InvalidSetting(f"a {type(state).__name__} is no state of a model of fairseq")
     return state
-
-
-def _joined(parts: Sequence[list[KeysValues]]) -> list[KeysValues]:
-    places = max(part[0][0].shape[2] for part in parts)
-
-    def wide(x: Tensor) -> Tensor:
-        return pad(x, (0, 0, 0, places - x.shape[2]))
-
-    return [
-        (torch.cat([wide(k) for k, _ in layer]), torch.cat([wide(v) for _, v in layer]))
-        for layer in zip(*parts, strict=True)
-    ]
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
@@ -331,20 +313,6 @@ def _has_spaces(dictionary: FairseqDictionary) -> bool:
     return any(symbol.startswith(SPACE) for symbol in dictionary.symbols)
 
 
-def _dictionary(
-    path: Path, checkpoint: FairseqCheckpoint, which: str, given: str | Path | None
-) -> Path:
-    if given is not None:
-        return Path(given)
-    language = checkpoint.task.get(f"{which}_lang")
-    if not isinstance(language, str) or not re.fullmatch(r"[\w.@-]+", language):
-        raise InvalidSetting(
-            f"{path} does not name its {which} language: pass src_dict= and tgt_dict= with the "
-            "dict.xx.txt of both"
-        )
-    return path.parent / f"dict.{language}.txt"
-
-
 def _segmentation(source: FairseqDictionary, bpe: str | Path | None) -> Segmentation:
     if bpe == SEGMENTED:
         return Segmented()
@@ -356,4 +324,4 @@ def _segmentation(source: FairseqDictionary, bpe: str | Path | None) -> Segmenta
             )
         return Segmented()
     path = Path(bpe)
-    return SentencePieces(path) if path.suffix in (".model", ".spm") else SubwordNMT(path)
+    return SentencePieces(path) if path.suffix in PIECES else SubwordNMT(path)

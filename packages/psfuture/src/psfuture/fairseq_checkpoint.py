@@ -71,14 +71,22 @@ def read_fairseq(path: Path) -> FairseqCheckpoint:
         raise CorruptState(
             f"{path} does not say what network it holds: neither cfg nor args is there"
         )
-    weights = state["model"]
-    for name, value in weights.items():
+    for name, value in state["model"].items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CorruptState(f"{path}: the weight {name!r} is no tensor")
-        if value.layout is not torch.strided or value.is_quantized:
-            raise CorruptState(f"{path}: the weight {name!r} is no dense tensor")
-    current = _current_names(weights)
-    return FairseqCheckpoint(model, task, current, _digest(current))
+    weights = _current_names(state["model"])
+    for name, value in weights.items():
+        if not _is_plain(value):
+            raise CorruptState(f"{path}: the weight {name!r} is no dense tensor of real numbers")
+    return FairseqCheckpoint(model, task, weights, weights_digest(weights))
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether it takes no more memory when it is copied than it has now."""
+    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        return False
+    held = value.untyped_storage().nbytes()
+    return value.is_floating_point() and value.numel() * value.element_size() <= held
 
 
 def _plain_tensors(path: Path) -> Any:
@@ -86,6 +94,10 @@ def _plain_tensors(path: Path) -> Any:
         raise ModelNotFound(f"there is no checkpoint {path}")
     zipped = zipfile.is_zipfile(path)
     try:
+        if zipped:  # torch compresses nothing, so whatever grows was made to fill the memory
+            with zipfile.ZipFile(path) as archive:
+                if any(file.file_size > file.compress_size for file in archive.infolist()):
+                    raise CorruptState("its parts are compressed")
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
     except MemoryError:
@@ -102,8 +114,9 @@ def _plain_tensors(path: Path) -> Any:
         refused = next(filter(None, found.groups())) if found else said.split("\n")[-1].strip()
         operand = re.search(r"Unsupported operand \d+", said)
         raise UnsafeCheckpoint(
-            f"{path} holds {operand[0] if operand else refused}, and only tensors, plain containers "
-            "and argparse.Namespace are read: save it again with `args` or `cfg` and `model` alone"
+            f"{path} holds {operand[0] if operand else refused}, and only tensors, plain "
+            "containers and argparse.Namespace are read: save it again with `args` or `cfg` and "
+            "`model` alone"
         ) from None
 
 
@@ -119,9 +132,9 @@ def _settings(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 
 def _flat(settings: Any) -> dict[str, Any]:
     if isinstance(settings, argparse.Namespace):
-        return dict(vars(settings))
+        settings = vars(settings)
     if isinstance(settings, Mapping):
-        return {str(name): value for name, value in settings.items()}
+        return {str(n): value for n, value in settings.items() if not isinstance(value, Tensor)}
     return {}
 
 
@@ -132,9 +145,9 @@ def _current_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if _DROPPED.fullmatch(name):
             continue
         if old := _OLD_NORM.fullmatch(name):
-            norm = _NORMS[old[1]].get(old[3])
+            norm = _NORMS[old[1]].get(old[3], f"layer_norms.{old[3]}")
             found[f"{old[1]}{old[2]}.{norm}.{old[4]}"] = value
-        elif name.endswith(("in_proj_weight", "in_proj_bias")):
+        elif name.endswith((".in_proj_weight", ".in_proj_bias")) and value.ndim:
             stem, _, kind = name.rpartition(".in_proj_")
             for gate, part in zip("qkv", value.chunk(3), strict=False):
                 found[f"{stem}.{gate}_proj.{kind}"] = part
@@ -145,7 +158,8 @@ def _current_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _digest(weights: Mapping[str, Tensor]) -> str:
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Eight hexadecimal digits of some values of every weight."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         flat = weights[name].flatten()

@@ -1,4 +1,4 @@
-"""fairseq's dictionaries: one symbol and its count a line, numbered from four special symbols on."""
+"""fairseq's dictionaries: a symbol and its count a line, numbered after four special symbols."""
 
 from __future__ import annotations
 

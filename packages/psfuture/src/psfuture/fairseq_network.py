@@ -46,10 +46,15 @@ class FairseqNetwork(nn.Module):
         self.width = {part: _width(held, part) for part in ("encoder", "decoder")}
         for part in ("encoder", "decoder"):
             half: Half = getattr(settings, part)
+            if half.layers > len(held):  # before they are counted through
+                raise CorruptState(f"the checkpoint has no weights for {half.layers} layers")
             if self.width[part] % half.heads:
                 raise CorruptState(
                     f"{half.heads} heads do not divide the {part}'s {self.width[part]}"
                 )
+        for name, value in held.items():
+            if not value.ndim:
+                raise CorruptState(f"{name} is one number, and a vector or matrix is needed")
         wanted = dict(self._shapes(held))
         if missing := sorted(wanted.keys() - held.keys()):
             raise CorruptState(f"the checkpoint lacks {len(missing)} weights, such as {missing[0]}")
@@ -149,7 +154,7 @@ class FairseqNetwork(nn.Module):
         own: list[KeysValues] | None,
         context: list[KeysValues],
         source: Tensor,
-    ) -> tuple[Tensor, list[KeysValues]]:
+    ) -> tuple[Tensor, Tensor, list[KeysValues]]:
         """Run the decoder, over whole inputs or over one more token a row.
 
         Args:
@@ -161,9 +166,10 @@ class FairseqNetwork(nn.Module):
             source: (B, 1, 1, S), true where the source has a token.
 
         Returns:
-            Hidden states (B, T, d) and the caches with these inputs in their places.
+            Hidden states (B, T, d), what the last layer's attention to the source is asked
+            (B, T, d), and the caches with these inputs in their places.
         """
-        x = self._embed("decoder", ids, places)
+        asking = x = self._embed("decoder", ids, places)
         grown = []
         rows = torch.arange(len(ids), device=ids.device)
         length = ids.shape[1] if own is None else own[0][0].shape[2] + 1
@@ -181,13 +187,29 @@ class FairseqNetwork(nn.Module):
             grown.append(memory)
             attended = self._attend("decoder", f"{layer}.self_attn", before, memory, mask)
             x = self._after("decoder", f"{layer}.self_attn_layer_norm", x + attended)
-            before = self._before("decoder", f"{layer}.encoder_attn_layer_norm", x)
+            asking = self._before("decoder", f"{layer}.encoder_attn_layer_norm", x)
             attended = self._attend(
-                "decoder", f"{layer}.encoder_attn", before, context[number], source
+                "decoder", f"{layer}.encoder_attn", asking, context[number], source
             )
             x = self._after("decoder", f"{layer}.encoder_attn_layer_norm", x + attended)
             x = self._feed_forward("decoder", layer, x)
-        return self._last_norm("decoder", x), grown
+        return self._last_norm("decoder", x), asking, grown
+
+    def attention(self, asking: Tensor, keys: Tensor, source: Tensor) -> Tensor:
+        """Attention of the last layer to the source, the mean of its heads.
+
+        Args:
+            asking: (B, d), of :meth:`decode`, one place a row.
+            keys: (B, heads, S, d / heads), the last of :meth:`context`.
+            source: (B, 1, 1, S), true where the source has a token.
+
+        Returns:
+            (B, S), float32; rows sum to 1.
+        """
+        last = f"decoder.layers.{self.settings.decoder.layers - 1}.encoder_attn"
+        queries = self._heads("decoder", self._linear(f"{last}.q_proj", asking[:, None]))
+        scores = (queries @ keys.transpose(2, 3)).float() / math.sqrt(keys.shape[-1])
+        return scores.masked_fill(~source, -torch.inf).softmax(-1).mean(1)[:, 0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, d) to (…, V)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -82,7 +83,7 @@ class SubwordNMT:
             return [word]
         parts = [*word, _END] if self.separate_end else [*word[:-1], word[-1] + _END]
         while len(parts) > 1:
-            pairs = list(zip(parts, parts[1:], strict=False))
+            pairs = list(pairwise(parts))
             best = min(pairs, key=lambda pair: self.ranks.get(pair, len(self.ranks) + 2))
             if best not in self.ranks:
                 break

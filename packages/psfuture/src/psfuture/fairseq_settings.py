@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -21,7 +21,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_accurate": lambda x: functional.gelu(x, approximate="tanh"),
     "tanh": torch.tanh,
     "linear": lambda x: x,
-    "swish": functional.silu,
 }
 Part = Literal["encoder", "decoder"]
 
@@ -108,7 +107,7 @@ class FairseqSettings:
                 f"a model with encoder_decoder_attention_heads={crossing!r} is not read here"
             )
         activation = settings.get("activation_fn", "relu")
-        if activation not in ACTIVATIONS:
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise InvalidSetting(f"activation_fn {activation!r} is none of {known}")
         if causal_encoder is None:
@@ -131,6 +130,37 @@ class FairseqSettings:
             max_source=_whole(settings, "max_source_positions", both),
             max_target=_whole(settings, "max_target_positions", both),
         )
+
+    @classmethod
+    def restore(cls, held: Any) -> FairseqSettings:
+        """Settings from what `dataclasses.asdict` made of them.
+
+        Raises:
+            CorruptState: they are not complete, or not of their types.
+        """
+        halves = {"encoder", "decoder"}
+        if not isinstance(held, Mapping) or not _typed(held, cls, halves):
+            raise CorruptState(f"these are no settings of a transformer: {held!r:.200}")
+        if not all(isinstance(held[p], Mapping) and _typed(held[p], Half, set()) for p in halves):
+            raise CorruptState(f"these are no settings of a transformer: {held!r:.200}")
+        if held["activation"] not in ACTIVATIONS:
+            raise CorruptState(f"the activation {held['activation']!r} is not known")
+        return cls(**{**held, **{part: Half(**held[part]) for part in halves}})
+
+
+_TYPES: dict[Any, type] = {"int": int, "bool": bool, "str": str}  # as annotations are kept
+
+
+def _typed(held: Mapping[str, Any], of: Any, but: set[str]) -> bool:
+    """Whether a mapping has the fields of a dataclass, of their types; counts are 1 or more."""
+    named = {field.name: field.type for field in fields(of)}
+    if held.keys() != named.keys():
+        return False
+    plain = {name: _TYPES[kind] for name, kind in named.items() if name not in but}
+    return all(
+        type(held[name]) is kind and (kind is not int or held[name] > 0)
+        for name, kind in plain.items()
+    )
 
 
 def _half(settings: Mapping[str, Any], part: Part) -> Half:

@@ -15,7 +15,7 @@ from lipogram.errors import InvalidSetting
 from psfuture.hf_batches import length_batches, replay_groups
 from psfuture.hf_decoder import HFDecoder
 from psfuture.hf_languages import direction
-from psfuture.hf_state import HFState, Layers, join_states
+from psfuture.hf_state import HFState, Layers, join_states, scattered, source_mask, stacked
 
 if TYPE_CHECKING:
     from psfuture.backend import State
@@ -228,12 +228,13 @@ class HFBackend:
         self._check_inputs(inputs)
         self.model.eval()
         sources = tuple(len(states) for states in encodings)
-        hidden, own, cross = self.decoder.replay(
+        hidden, queries, own, cross = self.decoder.replay(
             self._padded(inputs), pad_sequence(list(encodings), batch_first=True), sources
         )
         ends = torch.tensor([len(row) - 1 for row in inputs], device=self.device)
-        last = hidden[torch.arange(len(inputs), device=self.device), ends]
-        return HFState(inputs, own, cross, sources), self._logits(last)
+        last = torch.arange(len(inputs), device=self.device), ends
+        asked = None if queries is None else queries[last]
+        return HFState(inputs, own, cross, asked, sources), self._logits(hidden[last])
 
     @torch.inference_mode()
     def step(self, state: State, tokens: Sequence[int]) -> tuple[HFState, Tensor]:
@@ -255,25 +256,58 @@ class HFBackend:
         groups = replay_groups([len(row) for row in state.inputs], per_pass)
         parts = [self._append(state.select(rows), [inputs[row] for row in rows]) for rows in groups]
         if len(parts) == 1:
-            last, own = parts[0]
+            last, queries, own = parts[0]
         else:
             order = torch.tensor([row for rows in groups for row in rows], device=self.device)
-            last = torch.cat([hidden for hidden, _ in parts])[torch.argsort(order)]
-            own = _scattered([grown for _, grown in parts], groups, max(map(len, inputs)))
-        return HFState(inputs, own, state.cross, state.sources), self._logits(last)
+            back = torch.argsort(order)
+            last = torch.cat([hidden for hidden, _, _ in parts])[back]
+            queries = stacked([asked for _, asked, _ in parts])
+            queries = None if queries is None else queries[back]
+            own = scattered([grown for _, _, grown in parts], groups, max(map(len, inputs)))
+        return HFState(inputs, own, state.cross, queries, state.sources), self._logits(last)
 
     def join(self, states: Sequence[State]) -> HFState:
         """One state of all the states' rows."""
         return join_states([_ours(state) for state in states])
 
-    def _append(self, state: HFState, inputs: Sequence[tuple[int, ...]]) -> tuple[Tensor, Layers]:
-        """Last hidden states (B, d) and caches, in one pass from the end of the shortest row on."""
+    @property
+    def attends(self) -> bool:
+        """Whether :meth:`attention` can be told of this model."""
+        return self.decoder.attention.found
+
+    @torch.inference_mode()
+    def attention(self, state: State) -> Tensor:
+        """Attention of the last decoder input of each row to its source: last layer, mean of heads.
+
+        Returns:
+            (B, S), float32; rows sum to 1, with zeros after each source's end.
+
+        Raises:
+            InvalidSetting: the model's attention is of a kind that is not known here.
+        """
+        state = _ours(state)
+        if state.queries is None:
+            raise InvalidSetting(
+                f"a model of type {self.model.config.model_type!r} does not tell its attention to "
+                "the source: choose a policy without it"
+            )
+        mask = source_mask(state.sources, self.device)
+        return self.decoder.attention.weights(state.queries, state.cross[-1][0], mask)
+
+    def _append(
+        self, state: HFState, inputs: Sequence[tuple[int, ...]]
+    ) -> tuple[Tensor, Tensor | None, Layers]:
+        """Of the last inputs hidden states (B, d) and queries, and caches with all the inputs.
+
+        In one pass from the end of the shortest row on.
+        """
         base = min(map(len, state.inputs))
         own = tuple((k[:, :, :base], v[:, :, :base]) for k, v in state.own)
         ids = self._padded([row[base:] for row in inputs])
-        hidden, grown = self.decoder.append(ids, own, state.cross, state.sources)
+        hidden, queries, grown = self.decoder.append(ids, own, state.cross, state.sources)
         ends = torch.tensor([len(row) - 1 - base for row in inputs], device=self.device)
-        return hidden[torch.arange(len(inputs), device=self.device), ends], grown
+        last = torch.arange(len(inputs), device=self.device), ends
+        return hidden[last], None if queries is None else queries[last], grown
 
     def _padded(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
         # Not with the padding token: nothing is masked, and nothing looks back from the padding.
@@ -322,23 +356,6 @@ def _ours(state: State) -> HFState:
     if not isinstance(state, HFState):
         raise InvalidSetting(f"a {type(state).__name__} is no state of a model of transformers")
     return state
-
-
-def _scattered(parts: Sequence[Layers], groups: Sequence[Sequence[int]], places: int) -> Layers:
-    """The groups' caches as one, in the order of the rows."""
-    count = sum(map(len, groups))
-    layers = []
-    for layer in zip(*parts, strict=True):
-        both = []
-        for which in (0, 1):
-            first = layer[0][which]
-            whole = first.new_zeros(count, first.shape[1], places, first.shape[3])
-            for part, rows in zip(layer, groups, strict=True):
-                grown = part[which]
-                whole[list(rows), :, : grown.shape[2]] = grown
-            both.append(whole)
-        layers.append((both[0], both[1]))
-    return tuple(layers)
 
 
 def _digest(model: Any) -> str:

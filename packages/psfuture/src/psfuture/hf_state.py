@@ -21,12 +21,15 @@ class HFState:
         inputs: decoder inputs of each row, start tokens first.
         own: self-attention caches; row i fills the first `len(inputs[i])` places.
         cross: cross-attention caches; row i fills the first `sources[i]` places.
+        queries: (B, heads · d / heads) of the last layer's cross-attention, of the last input; None
+            where they cannot be read.
         sources: source tokens of each row.
     """
 
     inputs: tuple[tuple[int, ...], ...]
     own: Layers
     cross: Layers
+    queries: Tensor | None
     sources: tuple[int, ...]
 
     def select(self, rows: Sequence[int]) -> HFState:
@@ -41,6 +44,7 @@ class HFState:
             inputs,
             _taken(self.own, at, places),
             _taken(self.cross, at, max(sources, default=0)),
+            None if self.queries is None else self.queries[at],
             sources,
         )
 
@@ -53,8 +57,38 @@ def join_states(states: Sequence[HFState]) -> HFState:
         sum((state.inputs for state in states), ()),
         _joined([state.own for state in states]),
         _joined([state.cross for state in states]),
+        stacked([state.queries for state in states]),
         sum((state.sources for state in states), ()),
     )
+
+
+def stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Rows of all the parts; None where one of them has none."""
+    kept = [part for part in parts if part is not None]
+    return torch.cat(kept) if len(kept) == len(parts) else None
+
+
+def scattered(parts: Sequence[Layers], groups: Sequence[Sequence[int]], places: int) -> Layers:
+    """Caches of groups of rows as one, in the order of the rows.
+
+    Args:
+        parts: caches of each group.
+        groups: its rows.
+        places: of the result.
+    """
+    count = sum(map(len, groups))
+    layers = []
+    for layer in zip(*parts, strict=True):
+        both = []
+        for which in (0, 1):
+            first = layer[0][which]
+            whole = first.new_zeros(count, first.shape[1], places, first.shape[3])
+            for part, rows in zip(layer, groups, strict=True):
+                grown = part[which]
+                whole[list(rows), :, : grown.shape[2]] = grown
+            both.append(whole)
+        layers.append((both[0], both[1]))
+    return tuple(layers)
 
 
 def source_mask(sources: Sequence[int], device: torch.device) -> Tensor:
