@@ -40,7 +40,7 @@ _WHERE = {
     ),
 }
 _MODULES = ("futures", "metrics")
-__all__ = ["__version__", *_WHERE, *_MODULES]  # noqa: PLE0604
+__all__ = ["__version__", *_WHERE, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

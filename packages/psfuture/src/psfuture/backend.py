@@ -1,4 +1,4 @@
-"""What a policy needs of a translation model: next-token distributions for any prefix of a source."""
+"""What a policy needs of a translation model: next-token distributions of any source prefix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ class Backend(Protocol):
         eos: id of the target's end of sentence.
         device: where it computes.
         max_source: source tokens that it has positions for; None without a limit.
-        attends: :meth:`attention` can be asked.
     """
 
     name: str
@@ -35,7 +34,10 @@ class Backend(Protocol):
     eos: int
     device: torch.device
     max_source: int | None
-    attends: bool
+
+    @property
+    def attends(self) -> bool:
+        """Whether :meth:`attention` can be asked."""
 
     def source_ids(self, words: Sequence[str], *, closed: bool) -> list[int]:
         """Token ids of whole source words; they end with the end of sentence if `closed`."""

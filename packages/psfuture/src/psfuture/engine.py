@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from lipogram.errors import InvalidSetting
@@ -171,7 +170,8 @@ class Engine:
         return self.memo.ids[source]
 
     def _ask(self, lanes: Sequence[_Lane]) -> None:
-        stepping, fresh = [], []
+        stepping: list[_Lane] = []
+        fresh: list[_Lane] = []
         for lane in lanes:
             prefix, closed, target = self._place(lane.stream)
             grown = lane.place == (prefix, closed) and target[:-1] == lane.target and target

@@ -51,6 +51,7 @@ class Fixed:
             raise InvalidSetting("a fixed future needs at least one word; `eos` is the empty one")
 
     def invent(self, prefixes: Sequence[Words], sentences: Sequence[Words]) -> list[list[Words]]:
+        """The same suffix for each prefix."""
         return [[self.words] for _ in prefixes]
 
 
@@ -67,6 +68,7 @@ class EndOfSentence:
     count, sees_future, closes_only = 1, False, True
 
     def invent(self, prefixes: Sequence[Words], sentences: Sequence[Words]) -> list[list[Words]]:
+        """The empty suffix for each prefix."""
         return [[()] for _ in prefixes]
 
 
@@ -105,6 +107,7 @@ class Frequent:
             raise InvalidSetting(f"the text has no {length} words in a row")
 
     def invent(self, prefixes: Sequence[Words], sentences: Sequence[Words]) -> list[list[Words]]:
+        """The most frequent suffix after each prefix's last words."""
         return [[self._after(prefix)] for prefix in prefixes]
 
     def _after(self, prefix: Words) -> Words:
@@ -132,9 +135,12 @@ class Random:
     def __init__(self, words: Sequence[str], length: int = 3, seed: int = 0):
         self.words, self.length, self.seed = sorted(set(words)), length, seed
         if not self.words or length < 1:
-            raise InvalidSetting("a random future needs words to draw from and a length of 1 or more")
+            raise InvalidSetting(
+                "a random future needs words to draw from and a length of 1 or more"
+            )
 
     def invent(self, prefixes: Sequence[Words], sentences: Sequence[Words]) -> list[list[Words]]:
+        """A drawn suffix for each prefix."""
         return [[self._drawn(prefix)] for prefix in prefixes]
 
     def _drawn(self, prefix: Words) -> Words:
@@ -157,6 +163,11 @@ class Oracle:
         self.length = length
 
     def invent(self, prefixes: Sequence[Words], sentences: Sequence[Words]) -> list[list[Words]]:
+        """What really follows each prefix in its sentence.
+
+        Raises:
+            InvalidSetting: the sentences are unknown.
+        """
         if len(sentences) != len(prefixes):
             raise InvalidSetting("the oracle needs whole sentences: a stream has none")
         return [
@@ -181,5 +192,6 @@ class Multi:
         self.closes_only = False
 
     def invent(self, prefixes: Sequence[Words], sentences: Sequence[Words]) -> list[list[Words]]:
+        """The suffixes of every part for each prefix."""
         found = [part.invent(prefixes, sentences) for part in self.parts]
         return [[suffix for part in row for suffix in part] for row in zip(*found, strict=True)]

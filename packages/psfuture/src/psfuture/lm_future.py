@@ -1,8 +1,8 @@
 """What a small language model of the source language thinks will be said next.
 
-PsFuture, section 3.1 (a future that is predicted dynamically). The words that were read are continued
-by samples; each suffix is drawn with random numbers of its own prefix, so it depends neither on
-what else is asked nor on what was asked before.
+PsFuture, section 3.1 (a future that is predicted dynamically). The words that were read are
+continued by samples; each suffix is drawn with random numbers of its own prefix, so it depends
+neither on what else is asked nor on what was asked before.
 """
 
 from __future__ import annotations
@@ -214,8 +214,8 @@ class LanguageModel:
             if token in self._ends:
                 break
             kept.append(token)
-        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
-        return tuple(text.split("\n")[0].split()[: self.length])
+        text = self.tokenizer.decode(kept, skip_special_tokens=True)
+        return tuple(str(text).split("\n")[0].split()[: self.length])
 
     def _drawn(
         self,

@@ -60,21 +60,23 @@ class Limits:
 
 @runtime_checkable
 class TokenPolicy(Protocol):
-    """Decides before each token.
-
-    Attributes:
-        name: with its knob, for tables.
-        future: what invents the words to come; None where none are needed.
-        prefix_eos: end a prefix by `</s>`, as the model saw its sentences end in training.
-        limits: see :class:`Limits`.
-    """
-
-    future: Future | None
-    prefix_eos: bool
-    limits: Limits
+    """Decides before each token."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The policy with its knob, for tables."""
+
+    @property
+    def future(self) -> Future | None:
+        """What invents the words to come; None where none are needed."""
+
+    @property
+    def prefix_eos(self) -> bool:
+        """End a prefix by `</s>`, as the model saw its sentences end in training."""
+
+    @property
+    def limits(self) -> Limits:
+        """What it keeps to, whatever it would choose."""
 
     def write(self, view: View) -> bool:
         """True to write the model's next token, False to read."""
@@ -82,12 +84,15 @@ class TokenPolicy(Protocol):
 
 @runtime_checkable
 class DraftPolicy(Protocol):
-    """Decides how much of a draft is kept; see :class:`TokenPolicy` for what is not said here."""
-
-    prefix_eos: bool
+    """Decides how much of a draft is kept."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The policy with its knob, for tables."""
+
+    @property
+    def prefix_eos(self) -> bool:
+        """End a prefix by `</s>`, as the model saw its sentences end in training."""
 
     def keep(self, drafts: Sequence[Tokens]) -> int:
         """Tokens of the newest draft that are kept; `drafts` has one a word read."""
@@ -137,9 +142,11 @@ class PsFuture:
 
     @property
     def name(self) -> str:
+        """With the knob, for tables."""
         return f"psfuture {self.threshold:g}"
 
     def write(self, view: View) -> bool:
+        """Where the divergence is small enough."""
         assert view.divergence is not None
         return view.divergence <= self.threshold
 
@@ -169,9 +176,11 @@ class WaitK:
 
     @property
     def name(self) -> str:
+        """With the knob, for tables."""
         return f"wait-{self.k}"
 
     def write(self, view: View) -> bool:
+        """Where the word is due."""
         return view.words <= int((view.reads - self.k + 1) * (1 + self.catchup))
 
 
@@ -196,9 +205,11 @@ class AlignAtt:
 
     @property
     def name(self) -> str:
+        """With the knob, for tables."""
         return f"alignatt-{self.last}"
 
     def write(self, view: View) -> bool:
+        """Where the word that is attended to is not among the last."""
         assert view.attended is not None
         return view.attended <= view.reads - self.last
 
@@ -213,9 +224,11 @@ class Offline:
 
     @property
     def name(self) -> str:
+        """With the knob, for tables."""
         return "offline"
 
     def write(self, view: View) -> bool:
+        """Never, before the source ends."""
         return False
 
 
@@ -237,9 +250,11 @@ class LocalAgreement:
 
     @property
     def name(self) -> str:
+        """With the knob, for tables."""
         return f"agreement-{self.n}"
 
     def keep(self, drafts: Sequence[Tokens]) -> int:
+        """Tokens that the last drafts begin with alike."""
         if len(drafts) < self.n:
             return 0
         last = drafts[-self.n :]
@@ -267,7 +282,9 @@ class HoldN:
 
     @property
     def name(self) -> str:
+        """With the knob, for tables."""
         return f"hold-{self.n}"
 
     def keep(self, drafts: Sequence[Tokens]) -> int:
+        """All but the last tokens."""
         return max(len(drafts[-1]) - self.n, 0)

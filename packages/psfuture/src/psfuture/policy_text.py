@@ -75,8 +75,11 @@ def make_policy(
 
 
 def make_future(text: str) -> Future:
-    """A future by its name: `lm` (SmolLM2), `lm:MODEL`, `fixed: and so on.`, `ellipsis`, `eos`,
-    `frequent:FILE` and `random:FILE` (monolingual text, a sentence a line), `oracle:2`.
+    """A future by its name.
+
+    Args:
+        text: `lm` (SmolLM2), `lm:MODEL`, `fixed: and so on.`, `ellipsis`, `eos`, `frequent:FILE`
+            and `random:FILE` (monolingual text, a sentence a line), `oracle:2`.
 
     Raises:
         InvalidSetting: no such future, or no such file.
@@ -94,7 +97,7 @@ def make_future(text: str) -> Future:
         return Frequent(_lines(text, rest))
     if name == "random":
         return Random([word for line in _lines(text, rest) for word in line.split()])
-    plain = {"ellipsis": Ellipsis, "eos": EndOfSentence}
+    plain: dict[str, type[Ellipsis | EndOfSentence]] = {"ellipsis": Ellipsis, "eos": EndOfSentence}
     if name not in plain:
         raise InvalidSetting(f"no future {text!r}; there are {FUTURES}")
     _no_knob(name, rest)

@@ -71,10 +71,20 @@ def sweep_traces(
     """Several policies over one test set; encodings and answers of the model are shared.
 
     Args:
-        policies: by name; for the others see :func:`simulate`.
+        backend: the model.
+        policies: by name.
+        sources: a sentence each.
+        references: a translation each.
+        unit: see :func:`simulate`.
+        batch_size: see :func:`simulate`.
+        analysis: see :func:`simulate`.
+        progress: see :func:`simulate`.
 
     Returns:
         Traces by the policy's name, in the order of the sources.
+
+    Raises:
+        InvalidSetting, NotFinite: see :func:`simulate`.
     """
     if references is not None and len(references) != len(sources):
         raise InvalidSetting(f"{len(sources)} sources and {len(references)} references")
