@@ -15,8 +15,10 @@ from psfuture.backend import State
 from psfuture.bergamot_folder import digest_of, find_vocabularies, read_folder, write_folder
 from psfuture.bergamot_network import BergamotNetwork
 from psfuture.bergamot_state import BergamotState, join_states, source_mask
+from psfuture.hf_batches import length_batches
 
-ENCODED_AT_ONCE = 4096
+# Padded tokens: what fits a processor's cache, and what keeps an accelerator busy.
+ENCODED_ON_CPU, ENCODED_ELSEWHERE = 256, 8192
 
 
 class BergamotBackend:
@@ -106,15 +108,8 @@ class BergamotBackend:
                 raise InvalidSetting("a source without tokens: there is nothing to attend to")
             _check(source, self.network.source_size, "source")
         found: list[Tensor] = [torch.empty(0)] * len(sources)
-        order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
-        while order:
-            # Padded to the longest: rows of like lengths go together.
-            count = 1
-            while count < len(order):
-                if len(sources[order[count]]) * (count + 1) > ENCODED_AT_ONCE:
-                    break
-                count += 1
-            rows, order = order[:count], order[count:]
+        at_once = ENCODED_ON_CPU if self.device.type == "cpu" else ENCODED_ELSEWHERE
+        for rows in length_batches([len(source) for source in sources], at_once):
             mask = source_mask([len(sources[i]) for i in rows], self.device)
             kept = None if mask is None else mask[:, 0, 0]
             ids = self._padded([sources[i] for i in rows])

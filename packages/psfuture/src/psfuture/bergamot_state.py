@@ -95,4 +95,6 @@ def _padded(tensors: Sequence[Tensor]) -> Tensor:
     if tensors[0].ndim == 2:
         return torch.cat(list(tensors))
     longest = max(t.shape[2] for t in tensors)
-    return torch.cat([pad(t, (0, 0, 0, longest - t.shape[2])) for t in tensors])
+    return torch.cat(
+        [t if t.shape[2] == longest else pad(t, (0, 0, 0, longest - t.shape[2])) for t in tensors]
+    )
