@@ -4,12 +4,10 @@ import json
 
 import pytest
 
-from lipogram import assets
 from lipogram.errors import CorruptState, InvalidSetting
 from psfuture.calibration import Calibration, Level, calibrate
 from psfuture.futures import Ellipsis
 from psfuture.metrics import corpus_latency
-from psfuture.models import load
 from psfuture.policies import PsFuture
 from psfuture.simulation import simulate, sweep_traces
 
@@ -28,15 +26,10 @@ REFERENCES = [
 
 
 @pytest.fixture(scope="module")
-def enpt():
-    if assets.find("bergamot-enpt") is None:
-        pytest.skip("no model: `make assets` brings bergamot-enpt")
-    return load("enpt", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def calibration(enpt):
-    return calibrate(enpt, PsFuture(), SOURCES, [3.0, 4.5, 6.0], references=REFERENCES)
+def calibration(english_portuguese):
+    return calibrate(
+        english_portuguese, PsFuture(), SOURCES, [3.0, 4.5, 6.0], references=REFERENCES
+    )
 
 
 def held(calibration, tmp_path, **changes):
@@ -47,11 +40,11 @@ def held(calibration, tmp_path, **changes):
     return path
 
 
-def test_no_other_threshold_is_nearer_than_a_level(enpt, calibration):
+def test_no_other_threshold_is_nearer_than_a_level(english_portuguese, calibration):
     assert list(calibration.levels) == ["low", "medium", "high"]
     policies = {name: calibration.applied(PsFuture(), name) for name in calibration.levels}
     grid = {f"{value:g}": PsFuture(value) for value in (1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.3, 1)}
-    found = sweep_traces(enpt, policies | grid, SOURCES, REFERENCES)
+    found = sweep_traces(english_portuguese, policies | grid, SOURCES, REFERENCES)
     latency = {name: corpus_latency(traces).values["AL"] for name, traces in found.items()}
     for name, level in calibration.levels.items():
         assert latency[name] == pytest.approx(level.latency, abs=1e-6)
@@ -60,32 +53,34 @@ def test_no_other_threshold_is_nearer_than_a_level(enpt, calibration):
     assert latency["low"] < latency["medium"] < latency["high"]
 
 
-def test_another_threshold_costs_only_where_it_parts(enpt, monkeypatch):
+def test_another_threshold_costs_only_where_it_parts(english_portuguese, monkeypatch):
     asked = []
-    step, begin = enpt.step, enpt.begin
-    monkeypatch.setattr(enpt, "step", lambda s, t: asked.append(len(t)) or step(s, t))
-    monkeypatch.setattr(enpt, "begin", lambda e, t: asked.append(len(t)) or begin(e, t))
-    simulate(enpt, PsFuture(0.02), SOURCES)
+    step, begin = english_portuguese.step, english_portuguese.begin
+    monkeypatch.setattr(english_portuguese, "step", lambda s, t: asked.append(len(t)) or step(s, t))
+    monkeypatch.setattr(
+        english_portuguese, "begin", lambda e, t: asked.append(len(t)) or begin(e, t)
+    )
+    simulate(english_portuguese, PsFuture(0.02), SOURCES)
     once, asked[:] = sum(asked), []
-    calibrate(enpt, PsFuture(), SOURCES, [3.5, 5.0], metric="LAAL")
+    calibrate(english_portuguese, PsFuture(), SOURCES, [3.5, 5.0], metric="LAAL")
     assert sum(asked) < 12 * once  # dozens of thresholds were tried
 
 
-def test_what_cannot_be_reached_names_what_can(enpt):
+def test_what_cannot_be_reached_names_what_can(english_portuguese):
     with pytest.raises(InvalidSetting, match=r"AL 0\.1, 90 cannot be reached: .* [\d.]+ to 10"):
-        calibrate(enpt, PsFuture(), SOURCES, [4.0, 0.1, 90.0])
+        calibrate(english_portuguese, PsFuture(), SOURCES, [4.0, 0.1, 90.0])
 
 
-def test_wrong_settings_are_refused(enpt):
+def test_wrong_settings_are_refused(english_portuguese):
     for targets, sources in (([], SOURCES), ([3.0], []), ([3.0], ["", "  "])):
         with pytest.raises(InvalidSetting, match="at least"):
-            calibrate(enpt, PsFuture(), sources, targets)
+            calibrate(english_portuguese, PsFuture(), sources, targets)
     with pytest.raises(InvalidSetting, match="LAG"):
-        calibrate(enpt, PsFuture(), SOURCES, [3.0], metric="LAG")
+        calibrate(english_portuguese, PsFuture(), SOURCES, [3.0], metric="LAG")
     with pytest.raises(InvalidSetting, match="4 sources and 1 references"):
-        calibrate(enpt, PsFuture(), SOURCES, [3.0], references=["x"])
+        calibrate(english_portuguese, PsFuture(), SOURCES, [3.0], references=["x"])
     with pytest.raises(InvalidSetting, match="without a name"):
-        calibrate(enpt, PsFuture(divergence=lambda p, q: p[:, 0]), SOURCES, [3.0])
+        calibrate(english_portuguese, PsFuture(divergence=lambda p, q: p[:, 0]), SOURCES, [3.0])
 
 
 MADE = Calibration(

@@ -20,8 +20,9 @@ from psfuture.divergences import RANGES, check_threshold
 from psfuture.engine import Engine, Memo
 from psfuture.metrics import corpus_latency
 from psfuture.policies import PsFuture
-from psfuture.simulation import trace_of
+from psfuture.simulation import check_length, trace_of
 from psfuture.stream import Stream
+from psfuture.units import Unit, split
 
 Metric = Literal["AL", "LAAL", "DAL"]
 FILE = "psfuture_policy.json"
@@ -70,7 +71,7 @@ class Calibration:
     divergence: str
     reduce: Literal["mean", "max"]
     metric: Metric
-    unit: Literal["word", "char"]
+    unit: Unit
     sentences: int
     levels: dict[str, Level]
 
@@ -134,7 +135,8 @@ def calibrate(
     *,
     references: Sequence[str] | None = None,
     metric: Metric = "AL",
-    future: str = "fixed",
+    future: str = "fixed: and so on.",
+    unit: Unit = "word",
     tolerance: float = 0.05,
     batch_size: int = 64,
 ) -> Calibration:
@@ -151,6 +153,7 @@ def calibrate(
         references: a translation each; without them AL counts the output's own length.
         metric: of the latency.
         future: see :class:`Calibration`.
+        unit: what is read and shown.
         tolerance: of the latency, where bisection stops.
         batch_size: sentences in lock-step.
 
@@ -166,7 +169,7 @@ def calibrate(
         raise InvalidSetting("calibration needs a sentence and a latency at least")
     if references is not None and len(references) != len(sources):
         raise InvalidSetting(f"{len(sources)} sources and {len(references)} references")
-    replay = _Replay(backend, policy, sources, references, metric, batch_size)
+    replay = _Replay(backend, policy, sources, references, metric, unit, batch_size)
     fastest = min(RANGES[policy.divergence][1], _LARGEST_KL)
     shortest, longest = replay.latency(fastest), replay.latency(-1.0)
     beyond = [target for target in targets if not shortest <= target <= longest]
@@ -185,7 +188,7 @@ def calibrate(
         divergence=policy.divergence,
         reduce=policy.reduce,
         metric=metric,
-        unit="word",
+        unit=unit,
         sentences=len(sources),
         levels=dict(zip(names, found, strict=True)),
     )
@@ -201,11 +204,14 @@ class _Replay:
         sources: Sequence[str],
         references: Sequence[str] | None,
         metric: Metric,
+        unit: Unit,
         batch_size: int,
     ):
-        self.backend, self.policy, self.metric = backend, policy, metric
+        self.backend, self.policy, self.metric, self.unit = backend, policy, metric, unit
         self.references, self.known = references, dict[float, float]()
-        sentences = [tuple(line.split()) for line in sources]
+        sentences = [split(line, unit) for line in sources]
+        for number, words in enumerate(sentences, 1):
+            check_length(backend, words, unit, f"sentence {number}")
         starts = range(0, len(sentences), batch_size)
         self.batches = [(Memo(), sentences[at : at + batch_size]) for at in starts]
 
@@ -215,13 +221,13 @@ class _Replay:
             policy = replace(self.policy, threshold=threshold)
             traces = []
             for memo, batch in self.batches:
-                streams = [Stream(words=list(words), complete=True) for words in batch]
-                Engine(self.backend, policy, memo).run(streams, batch)
+                streams = [Stream(list(words), unit=self.unit, complete=True) for words in batch]
+                Engine(self.backend, policy, memo, unit=self.unit).run(streams, batch)
                 traces += [trace_of(self.backend, stream) for stream in streams]
             if self.references is not None:
                 pairs = zip(traces, self.references, strict=True)
                 traces = [trace.with_reference(reference) for trace, reference in pairs]
-            self.known[threshold] = corpus_latency(traces).values[self.metric]
+            self.known[threshold] = corpus_latency(traces, unit=self.unit).values[self.metric]
         return self.known[threshold]
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from psfuture.session import Session
 from psfuture.simulation import sweep_traces
 from psfuture.sweep_files import PointFolder, read_points
 from psfuture.trace import Trace
+from psfuture.units import Unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +73,8 @@ def sweep(
     references: Sequence[str],
     *,
     folder: str | Path | None = None,
+    unit: Unit = "word",
+    tokenizer: str = "13a",
     batch_size: int = 64,
     analysis: bool = False,
     timed: bool = False,
@@ -87,6 +90,8 @@ def sweep(
         references: a translation each.
         folder: of the run; holds `curve.tsv` of all its points and a `trace.jsonl` of each. Points
             and sentences done are not done again. None keeps nothing.
+        unit: what is read and shown, see :func:`psfuture.simulation.simulate`.
+        tokenizer: of BLEU, see :func:`psfuture.metrics.quality`.
         batch_size: sentences in lock-step.
         analysis: allow an oracle.
         timed: run each sentence alone, as a stream, and measure its computation.
@@ -98,24 +103,27 @@ def sweep(
         computation where timed, sentences, empty.
 
     Raises:
-        InvalidSetting: counts differ, no policy, two policies that are the same, or several
-            processes without a folder.
+        InvalidSetting: counts differ, no sentence, no policy, two policies that are the same, or
+            several processes without a folder.
         RunMismatch: the folder holds other sentences or another model.
         CorruptState: its files are not what a sweep writes.
         FolderInUse: another process of the sweep has stopped.
     """
-    how = {"batch_size": batch_size, "analysis": analysis, "timed": timed, "progress": progress}
-    return table(
-        sweep_points(
-            backend,
-            families,
-            sources,
-            references,
-            folder=folder,
-            share=share,
-            **how,  # type: ignore[arg-type]
-        )
+    points = sweep_points(
+        backend,
+        families,
+        sources,
+        references,
+        folder=folder,
+        unit=unit,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        analysis=analysis,
+        timed=timed,
+        share=share,
+        progress=progress,
     )
+    return table(points, unit=unit, tokenizer=tokenizer)
 
 
 def sweep_points(
@@ -125,6 +133,8 @@ def sweep_points(
     references: Sequence[str],
     *,
     folder: str | Path | None = None,
+    unit: Unit = "word",
+    tokenizer: str = "13a",
     batch_size: int = 64,
     analysis: bool = False,
     timed: bool = False,
@@ -134,6 +144,8 @@ def sweep_points(
     """The traces behind :func:`sweep`, in the order of the families; arguments and errors alike."""
     if len(references) != len(sources):
         raise InvalidSetting(f"{len(sources)} sources and {len(references)} references")
+    if not sources:
+        raise InvalidSetting("a sweep needs at least one sentence")
     chosen = _named(families, timed=timed)
     share = share or Share.of_launcher()
     if folder is None and share.world > 1:
@@ -141,7 +153,7 @@ def sweep_points(
     files: dict[str, PointFolder] = {}
     held: dict[str, dict[int, Trace]] = {name: {} for name in chosen}
     if folder is not None:
-        files = _opened(Path(folder), backend, chosen, sources, references, share)
+        files = _opened(Path(folder), backend, chosen, sources, references, unit, share)
         held = {name: files[name].held() for name in chosen}
     own = range(share.rank, len(sources), share.world)
     for start in range(0, len(own), batch_size):
@@ -156,6 +168,7 @@ def sweep_points(
             lacking,
             [sources[at] for at in batch],
             [references[at] for at in batch],
+            unit=unit,
             batch_size=batch_size,
             analysis=analysis,
             timed=timed,
@@ -181,7 +194,8 @@ def sweep_points(
         for name, (family, policy) in chosen.items()
     ]
     if folder is not None and share.rank == 0:
-        rows = table(read_points(folder)).to_csv(sep="\t", index=False, float_format="%.6g")
+        found = table(read_points(folder), unit=unit, tokenizer=tokenizer)
+        rows = found.to_csv(sep="\t", index=False, float_format="%.6g")
         write_atomically(Path(folder) / "curve.tsv", rows.encode())
     return points
 
@@ -192,31 +206,27 @@ def _run(
     sources: Sequence[str],
     references: Sequence[str],
     *,
+    unit: Unit,
     batch_size: int,
     analysis: bool,
     timed: bool,
 ) -> dict[str, list[Trace]]:
     if not timed:
-        how = {"batch_size": batch_size, "analysis": analysis}
+        how = {"unit": unit, "batch_size": batch_size, "analysis": analysis}
         return sweep_traces(backend, policies, sources, references, **how)  # type: ignore[arg-type]
     return {
         name: [
-            _alone(backend, policy, source, reference)
+            _alone(backend, policy, source, reference, unit)
             for source, reference in zip(sources, references, strict=True)
         ]
         for name, policy in policies.items()
     }
 
 
-def _alone(backend: Backend, policy: Policy, source: str, reference: str) -> Trace:
-    session, spent = Session(backend, policy), []
-    words = source.split()
-    for at, word in enumerate(words, 1):
-        begun = time.perf_counter()
-        session.push(word, last=at == len(words))
-        spent.append((time.perf_counter() - begun) * 1000)
-    session.finish()
-    return replace(session.trace, reference=reference, compute_ms=tuple(spent))
+def _alone(backend: Backend, policy: Policy, source: str, reference: str, unit: Unit) -> Trace:
+    session = Session(backend, policy, unit=unit)
+    session.push(source, last=True)
+    return session.trace.with_reference(reference)
 
 
 def _named(families: Families, *, timed: bool) -> dict[str, tuple[str, Policy]]:
@@ -238,6 +248,7 @@ def _opened(
     chosen: Mapping[str, tuple[str, Policy]],
     sources: Sequence[str],
     references: Sequence[str],
+    unit: Unit,
     share: Share,
 ) -> dict[str, PointFolder]:
     """The points' folders; the first process makes what is not there, the others wait for it."""
@@ -246,6 +257,7 @@ def _opened(
         "model": backend.name,
         "sentences": len(sources),
         "data": hashlib.sha256(data).hexdigest(),
+        "unit": unit,
     }
     files = {name: PointFolder(folder / "points" / name, len(sources)) for name in chosen}
     if share.rank == 0:
