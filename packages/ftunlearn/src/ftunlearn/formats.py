@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ftunlearn.hub import hub_rows
 from ftunlearn.probes import Group, ProbeSet, collect, qa_fields, spaced
 from ftunlearn.records import Item, read_records
 from lipogram.errors import InvalidProbes, InvalidSetting, MissingAsset
+from lipogram.hub_rows import hub_rows
 
 CONCEPT_PROMPT = "Question: {q}\n Answer:"
 COMPLETION_PROMPT = "Please complete the following paragraph: {q}"

@@ -17,7 +17,7 @@ def hub_rows(
     """The rows of one split; where the hub is out of reach, from its local cache.
 
     Args:
-        repository: hub id, "owner/name".
+        repository: hub id, "owner/name", or a folder with JSON, CSV or Parquet.
         config: subset.
         split: part of the subset.
         file: a file's name or pattern in the repository, in place of `config`.
@@ -47,7 +47,7 @@ def hub_rows(
         reason = (str(error).splitlines() or [""])[0]
         raise MissingAsset(
             f"the data set {repository}{part} could not be had from the hub nor from its cache: "
-            f"{type(error).__name__}: {reason}; a local copy can be given as `source`"
+            f"{type(error).__name__}: {reason}; a local copy can be named in its place"
         ) from error
     return [dict(row) for row in rows]
 
