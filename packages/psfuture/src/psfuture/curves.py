@@ -45,7 +45,7 @@ def plot_curves(
     """Quality over latency: a line a curve, points named by their knob, offline as a level.
 
     Args:
-        table: of :func:`psfuture.sweep.sweep`.
+        table: of :func:`psfuture.sweeps.sweep`.
         path: `.svg` or `.png`.
         x: a column, of latency.
         y: a column, of quality.

@@ -14,7 +14,7 @@ from psfuture.futures import Fixed, Frequent, Multi, Oracle
 from psfuture.points import Point, against, description, identity, knob_of, table
 from psfuture.policies import HoldN, Limits, LocalAgreement, Offline, PsFuture, WaitK
 from psfuture.simulation import simulate
-from psfuture.sweep import Share, sweep, sweep_points
+from psfuture.sweeps import Share, sweep, sweep_points
 from psfuture.sweep_files import read_points
 
 FAMILIES = {
