@@ -55,7 +55,7 @@ def answers(
     if pairs:
         future = logits[[row for _, row in pairs]]
         of = torch.tensor([i for i, _ in pairs], device=logits.device)
-        good[of[torch.isnan(future).any(-1)]] = False
+        good[of[~torch.isfinite(future.amax(-1))]] = False
     if not bool(good.all()):
         place = asked[int((~good).nonzero()[0])]
         raise NotFinite(

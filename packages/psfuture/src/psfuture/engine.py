@@ -125,7 +125,7 @@ class Engine:
         lanes = [_Lane(s, w) for s, w in zip(streams, whole, strict=True)]
         self._state = None
         going = [lane for lane in lanes if not lane.stream.done]
-        going = [lane for lane in going if lane.stream.reads or lane.stream.read()]
+        going = [lane for lane in going if lane.stream.resume()]
         while going := [lane for lane in going if self._go(lane)]:
             self._ask(going)
         self._state = None
@@ -138,13 +138,14 @@ class Engine:
             answer = (self.memo.answers if stream.finished else self._known).get(place)
             if answer is None:
                 return True
-            room = room_for(len(self._ids(place[:2])))
+            room = room_for(len(self._ids(place[:2])), self.backend.max_source)
             early = not stream.finished
             reads = stream.reads
             move = stream.move(self.policy, answer, self.backend, room)
             if early and self.on_decision and move in (Move.READ, Move.WRITE):
                 self.on_decision(stream, self._decision(stream, reads, answer, move))
-            if move is Move.READ and not stream.read() and not stream.finished:
+            if move is Move.READ and not stream.read():
+                stream.waiting = True
                 return False
         return False
 

@@ -118,8 +118,7 @@ def check_length(
         raise InvalidSetting(
             f"{what} has {len(units)} units; at most {LONGEST} are translated as one: split it"
         )
-    # A unit has one token at the least, and hardly ever more than ten.
-    if backend.max_source is not None and 10 * len(units) > backend.max_source:
+    if backend.max_source is not None and units:
         tokens = len(backend.source_ids(source_words(units, unit), closed=True))
         if tokens > backend.max_source:
             raise InvalidSetting(

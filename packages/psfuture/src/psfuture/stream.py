@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from psfuture.backend import Backend
 
 LENGTH_FACTOR, LENGTH_MORE = 2.5, 5
+_START = 4  # positions for the tokens that a target starts with, before the first that is written
 
 
 class Move(Enum):
@@ -73,7 +74,9 @@ class Stream:
         tokens: target tokens written; they are never taken back.
         token_delays: source units read when each was written.
         draft: tokens of a draft beyond them, of a policy of drafts.
+        drafts: whole ones, by the units that had been read.
         actions: one letter a READ of a unit and a WRITE of a token.
+        waiting: a READ was decided, and the unit has not arrived.
         done: the translation is complete.
     """
 
@@ -84,8 +87,9 @@ class Stream:
     tokens: list[int] = field(default_factory=list)
     token_delays: list[int] = field(default_factory=list)
     draft: list[int] = field(default_factory=list)
-    drafts: list[tuple[int, ...]] = field(default_factory=list)
+    drafts: dict[int, tuple[int, ...]] = field(default_factory=dict)
     actions: list[str] = field(default_factory=list)
+    waiting: bool = False
     done: bool = False
 
     @property
@@ -103,8 +107,15 @@ class Stream:
         """Tokens that the model is to continue."""
         return (*self.tokens, *self.draft)
 
+    def resume(self) -> bool:
+        """Read what was waited for, if it has arrived; true where there is something to decide."""
+        if self.reads and not self.waiting:
+            return True
+        self.waiting = False
+        return self.read() or self.reads > 0
+
     def read(self) -> bool:
-        """Read a word if one has arrived."""
+        """Read a unit if one has arrived."""
         if self.reads == len(self.words):
             self.done = self.done or (self.complete and not self.words)
             return False
@@ -146,8 +157,8 @@ class Stream:
             self.draft.append(answer.token)
             return Move.DRAFT
         draft = self.target
-        self.drafts.append(draft)
-        kept = policy.keep(self.drafts)
+        self.drafts[self.reads] = draft
+        kept = policy.keep(list(self.drafts.values()))
         self.draft.clear()
         for token in draft[len(self.tokens) : kept]:
             self.write(token)
@@ -175,9 +186,10 @@ class Stream:
         return View(self.reads, words, words - before, answer.divergence, answer.attended)
 
 
-def room_for(source_tokens: int) -> int:
-    """Tokens that a target may have: 2.5 for each of the source, and 5."""
-    return int(LENGTH_FACTOR * source_tokens) + LENGTH_MORE
+def room_for(source_tokens: int, positions: int | None = None) -> int:
+    """Tokens that a target may have: 2.5 for each of the source, and 5, within the positions."""
+    room = int(LENGTH_FACTOR * source_tokens) + LENGTH_MORE
+    return room if positions is None else min(room, positions - _START)
 
 
 def word_delays(backend: Backend, stream: Stream) -> tuple[tuple[str, ...], tuple[int, ...]]:
