@@ -60,7 +60,7 @@ def simuleval(model, folder, *arguments, cases=SENTENCES):
     (folder / "pt").write_text("".join(f"{reference}\n" for _, reference in cases))
     command = [COMMAND, "--source", folder / "en", "--target", folder / "pt"]
     command += ["--model", f"bergamot:{model}", "--no-progress-bar", *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 
