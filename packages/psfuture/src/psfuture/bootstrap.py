@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +19,7 @@ from psfuture.metrics import Unit
 from psfuture.metrics import latency as latencies_of
 from psfuture.trace import Trace
 
-Curve = Mapping[object, Sequence[Trace]]
+Curve = Mapping[Any, Sequence[Trace]]
 Verdict = Literal["higher", "lower", "not told apart", "not compared"]
 Floats = NDArray[np.float64]
 ORDERS = 4
@@ -260,7 +260,7 @@ def compare_at(
         low, high = _interval(each, confidence)
         if not np.isfinite([low, high]).all():
             share = np.isnan(each).mean()
-            gap = f"{share:.0%} of the resamples have no {latency} {value:.3g} on both curves"
+            gap = f"{share:.0%} of the resamples lack {latency} {value:.3g} on a curve"
             rows.append(Difference(latency, value, a, b, gap=gap))
             continue
         rows.append(Difference(latency, value, a, b, a - b, low, high))

@@ -113,9 +113,9 @@ def table(points: Sequence[Point], *, unit: Unit = "word", tokenizer: str = "13a
     return pd.DataFrame(rows).astype({"knob": float})
 
 
-def curves_of(points: Sequence[Point]) -> dict[str, dict[object, Sequence[Trace]]]:
+def curves_of(points: Sequence[Point]) -> dict[str, dict[float | None, Sequence[Trace]]]:
     """Traces by curve and knob."""
-    curves: dict[str, dict[object, Sequence[Trace]]] = {}
+    curves: dict[str, dict[float | None, Sequence[Trace]]] = {}
     for point in points:
         curves.setdefault(point.curve, {})[point.knob] = point.traces
     return curves
@@ -127,6 +127,7 @@ def against(
     *,
     at: Sequence[float],
     latencies: Sequence[str] = LATENCIES,
+    unit: Unit = "word",
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[tuple[str, str], list[Difference]]:
@@ -140,6 +141,7 @@ def against(
         baseline: a family among them.
         at: latencies.
         latencies: metrics to hold equal.
+        unit: that they count.
         resamples: see :func:`psfuture.bootstrap.compare_at`.
         seed: the same.
 
@@ -154,7 +156,7 @@ def against(
     families: Mapping[str, None] = dict.fromkeys(point.family for point in points)
     if baseline not in families:
         raise InvalidSetting(f"no family {baseline!r} to compare with; there are {[*families]}")
-    curves = {name: Measured(curve) for name, curve in curves_of(points).items()}
+    curves = {name: Measured(curve, unit=unit) for name, curve in curves_of(points).items()}
     rivals = dict.fromkeys(point.curve for point in points if point.family == baseline)
     moving = {point.curve for point in points if point.knob is not None}
     return {

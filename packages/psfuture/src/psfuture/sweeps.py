@@ -22,8 +22,8 @@ from lipogram.settings import differences, settings_of
 from psfuture.backend import Backend
 from psfuture.points import Point, description, identity, knob_of, table
 from psfuture.policies import Policy
-from psfuture.session import Session
 from psfuture.simulation import sweep_traces
+from psfuture.simulation_run import alone
 from psfuture.sweep_files import PointFolder, read_points
 from psfuture.trace import Trace
 from psfuture.units import Unit
@@ -216,17 +216,11 @@ def _run(
         return sweep_traces(backend, policies, sources, references, **how)  # type: ignore[arg-type]
     return {
         name: [
-            _alone(backend, policy, source, reference, unit)
+            alone(backend, policy, source, reference, unit)
             for source, reference in zip(sources, references, strict=True)
         ]
         for name, policy in policies.items()
     }
-
-
-def _alone(backend: Backend, policy: Policy, source: str, reference: str, unit: Unit) -> Trace:
-    session = Session(backend, policy, unit=unit)
-    session.push(source, last=True)
-    return session.trace.with_reference(reference)
 
 
 def _named(families: Families, *, timed: bool) -> dict[str, tuple[str, Policy]]:
