@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-import zlib
 from math import prod
 from pathlib import Path
 
@@ -120,23 +119,31 @@ def _tensor(path: Path, name: str, shape: tuple[int, ...], kind: int, block: byt
 def _read_npz(path: Path, content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     weights: dict[str, torch.Tensor] = {}
     options: dict[str, str] = {}
+    for member, block in _members(path, content):
+        name = member.removesuffix(".npy")
+        if name in weights or (name == OPTIONS and options):
+            raise CorruptState(f"{path} has two tensors of one name, {name}")
+        array = _array(path, name, block)
+        if name == OPTIONS:
+            options = _options(array.tobytes())
+        elif array.dtype.kind == "f":
+            weights[name] = _finite(path, name, array)
+        elif not name.startswith("special:"):
+            raise CorruptState(f"{path}: {name} has the type {array.dtype}, not a float")
+    return weights, options
+
+
+def _members(path: Path, content: bytes) -> list[tuple[str, bytes]]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for member in archive.infolist():
-                # A stored member is no larger than the file; a deflated one may be a bomb.
-                if member.compress_type != zipfile.ZIP_STORED:
-                    raise CorruptState(f"{path}: {member.filename} is compressed")
-                name = member.filename.removesuffix(".npy")
-                array = _array(path, name, archive.read(member))
-                if name == OPTIONS:
-                    options = _options(array.tobytes())
-                elif array.dtype.kind == "f":
-                    weights[name] = _finite(path, name, array)
-                elif not name.startswith("special:"):
-                    raise CorruptState(f"{path}: {name} has the type {array.dtype}, not a float")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            members = archive.infolist()
+            # A stored member is no larger than the file; deflated or overlapping ones may be bombs.
+            stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+            if stored and sum(member.file_size for member in members) <= len(content):
+                return [(member.filename, archive.read(member)) for member in members]
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
         raise CorruptState(f"{path} is no archive of arrays: {error}") from None
-    return weights, options
+    raise CorruptState(f"{path} is compressed, or its members are larger than itself")
 
 
 def _array(path: Path, name: str, block: bytes) -> np.ndarray:
@@ -148,7 +155,7 @@ def _array(path: Path, name: str, block: bytes) -> np.ndarray:
         if version != (1, 0):
             read = np.lib.format.read_array_header_2_0
         shape, by_column, dtype = read(file)
-    except ValueError as error:
+    except (ValueError, TypeError, SyntaxError) as error:
         raise CorruptState(f"{path}: {name} is no array: {error}") from None
     rest = block[file.tell() :]
     if dtype.kind not in "fiu" or min(shape, default=0) < 0:
