@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lipogram.errors import CorruptState, InvalidSetting
+from lipogram.errors import CorruptState, InvalidSetting, NotFinite
 from psfuture.fairseq_dictionary import BOS, EOS, PAD, UNK, FairseqDictionary
 from psfuture.fairseq_files import PIECES, SEGMENTED, FairseqFiles
 from psfuture.fairseq_network import FairseqNetwork
@@ -150,13 +150,16 @@ class FairseqBackend:
         device: str | torch.device | None = None,
     ) -> FairseqBackend:
         """The model that some files make; see :meth:`load`."""
-        from lipogram.llm.checkpoint import check_finite
         from lipogram.llm.precision import resolve_dtype
 
         source = FairseqDictionary.load(files.source)
         target = FairseqDictionary.load(files.target)
         network = FairseqNetwork(files.settings, files.weights)
-        check_finite(network)
+        for name, weight in files.weights.items():
+            if not bool(torch.isfinite(weight).all()):
+                raise NotFinite(
+                    f"{name} holds NaN or infinity: the model has diverged or is damaged"
+                )
         if device in (None, "auto"):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         place = torch.device(device or "cpu")

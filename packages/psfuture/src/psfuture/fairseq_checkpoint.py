@@ -92,8 +92,9 @@ def _is_plain(value: Tensor) -> bool:
 def _plain_tensors(path: Path) -> Any:
     if not path.is_file():
         raise ModelNotFound(f"there is no checkpoint {path}")
-    zipped = zipfile.is_zipfile(path)
+    zipped = False
     try:
+        zipped = zipfile.is_zipfile(path)
         if zipped:  # torch compresses nothing, so whatever grows was made to fill the memory
             with zipfile.ZipFile(path) as archive:
                 if any(file.file_size > file.compress_size for file in archive.infolist()):
@@ -159,9 +160,14 @@ def _current_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """Eight hexadecimal digits of some values of every weight."""
+    """Eight hexadecimal digits of some values of every weight; of one with several names, once."""
     digest = hashlib.sha256()
+    seen = set()
     for name in sorted(weights):
+        place = (weights[name].data_ptr(), *weights[name].shape)
+        if place in seen:
+            continue
+        seen.add(place)
         flat = weights[name].flatten()
         digest.update(name.encode())
         digest.update(flat[:: max(1, len(flat) // 64)].float().numpy().tobytes())
