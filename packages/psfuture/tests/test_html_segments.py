@@ -19,7 +19,8 @@ def test_programs_heads_comments_and_silent_classes_say_nothing():
     page = """<!DOCTYPE html><html><head><title>no</title></head><body>
         <script>if (a < b) { "<p>no</p>" }</script><!-- <p>no</p> -->
         <p>One <span class="url more">no <span>no</span></span>two.</p>
-        <div class="url">no <div>no</div> no</div><PRE>no</PRE><p>three</p></body></html>"""
+        <div class="url">no <div>no<img src="x"></div> no</div>
+        <PRE>no</PRE><p>three</p></body></html>"""
     assert texts(page, "url") == ["One two.", "three"]
 
 

@@ -1,5 +1,7 @@
 import json
+import os
 import socket
+import subprocess
 import sys
 import time
 
@@ -15,36 +17,53 @@ TARGETS = ["A sentence.", "", "One more, “so”."]
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """sacrebleu's own folder, empty; it is read when sacrebleu is imported."""
-    sacrebleu_dataset = pytest.importorskip("sacrebleu.dataset")
-    for name in ("wmt15", "wmt21"):
-        found = sacrebleu_dataset.DATASETS[name]
-        monkeypatch.setattr(found, "_outdir", str(tmp_path / name))
-        monkeypatch.setattr(found, "_rawdir", str(tmp_path / name / "raw"))
-    return tmp_path
-
-
-def test_a_test_set_that_sacrebleu_has_fetched_is_read_without_a_network(home):
+    """The folder of one of sacrebleu's test sets, empty."""
     from sacrebleu.dataset import DATASETS
 
-    (home / "wmt15").mkdir()
+    monkeypatch.setattr(DATASETS["wmt15"], "_outdir", str(tmp_path / "wmt15"))
+    monkeypatch.setattr(DATASETS["wmt15"], "_rawdir", str(tmp_path / "wmt15" / "raw"))
+
+
+def test_a_test_set_that_sacrebleu_has_fetched_is_read_without_a_network(tmp_path):
+    """In a process of its own: sacrebleu reads where its folder is when it is imported."""
+    from sacrebleu.dataset import DATASETS
+
+    (tmp_path / "wmt15").mkdir()
     columns = {"src": SOURCES, "ref": TARGETS}
     for name in DATASETS["wmt15"].fieldnames("de-en"):  # origin and document of a sentence, too
         text = "".join(f"{line}\n" for line in columns.get(name, ["x", "x", "x"]))
-        (home / "wmt15" / f"wmt15.de-en.{name}").write_text(text, encoding="utf-8")
-    pairs = sacrebleu_pairs("wmt15", "de-en")
-    assert list(pairs.sources) == SOURCES
-    assert list(pairs.targets) == TARGETS
-    assert (pairs.name, pairs.source_language, pairs.target_language) == ("wmt15-de-en", "de", "en")
+        (tmp_path / "wmt15" / f"wmt15.de-en.{name}").write_text(text, encoding="utf-8")
+    code = (
+        "import json; from dataclasses import asdict; from psfuture import published_text\n"
+        "print(json.dumps(asdict(published_text.sacrebleu_pairs('wmt15', 'de-en'))))"
+    )
+    paths = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "SACREBLEU": str(tmp_path), "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == {
+        "name": "wmt15-de-en",
+        "source_language": "de",
+        "target_language": "en",
+        "sources": SOURCES,
+        "targets": TARGETS,
+        "documents": [],
+    }
 
 
-def test_a_test_set_without_a_network_says_so_at_once_and_what_helps(home):
-    started = time.perf_counter()
+def test_a_test_set_without_a_network_says_so_at_once_and_what_helps(home, request):
     before = socket.getdefaulttimeout()
+    request.addfinalizer(lambda: socket.setdefaulttimeout(before))
+    socket.setdefaulttimeout(123)
+    started = time.perf_counter()
     with pytest.raises(MissingAsset, match=r"(?s)wmt15 \(de-en\).*sacrebleu -t wmt15 -l de-en"):
         sacrebleu_pairs("wmt15", "de-en")
     assert time.perf_counter() - started < 10
-    assert socket.getdefaulttimeout() == before
+    assert socket.getdefaulttimeout() == 123
 
 
 def test_where_sacrebleu_would_end_the_program_there_is_an_error(home, monkeypatch):
