@@ -3,23 +3,23 @@
 Beside its keys stand `emission_cu` and `emission_ca`, OmniSTEval's (Polák et al. 2025) for when a
 word was shown without and with the computation, in source units; and `compute_ms`, from which the
 latter came. Where nobody measured, `elapsed` is 0 as SimulEval has it for text, and the last two
-keys are missing.
+keys are missing. OmniSTEval takes the two by `--emission_cu_key` and `--emission_ca_key`: `elapsed`,
+which it would read by itself, is in milliseconds.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from lipogram.errors import CorruptState, InvalidSetting
 from psfuture.clock import UNIT_MS, elapsed_ms
 from psfuture.metrics import unit_delays
 from psfuture.trace import Trace
-
-LogUnit = Literal["word", "char"]
+from psfuture.units import Unit, check_unit
 
 
 def instance_of(
-    index: int, trace: Trace, *, unit: LogUnit = "word", unit_ms: float = UNIT_MS
+    index: int, trace: Trace, *, unit: Unit = "word", unit_ms: float = UNIT_MS
 ) -> dict[str, Any]:
     """A sentence as a line of `instances.log`.
 
@@ -32,8 +32,7 @@ def instance_of(
     Raises:
         InvalidSetting: another unit, or what :func:`psfuture.clock.done_ms` refuses.
     """
-    if unit not in ("word", "char"):
-        raise InvalidSetting(f"a log's unit is word or char, not {unit!r}")
+    check_unit(unit)
     delays = unit_delays(trace, unit)
     line: dict[str, Any] = {
         "index": index,
@@ -54,7 +53,7 @@ def instance_of(
     return line
 
 
-def trace_of_instance(line: Any, *, unit: LogUnit = "word") -> Trace:
+def trace_of_instance(line: Any, *, unit: Unit = "word") -> Trace:
     """The sentence of a line of `instances.log`, SimulEval's own or ours.
 
     Tokens and actions are not in it. Of a log in sentence pieces (`prediction_spm`), words are read

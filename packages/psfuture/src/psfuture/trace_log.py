@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from lipogram.errors import CorruptState, InvalidSetting
 from psfuture.clock import UNIT_MS
-from psfuture.instances import LogUnit, instance_of, trace_of_instance
+from psfuture.instances import instance_of, trace_of_instance
 from psfuture.trace import Trace
+from psfuture.units import Unit, check_unit
 
 Form = Literal["instances", "traces"]
 
@@ -42,7 +43,7 @@ class TraceLog:
         path: str | Path,
         form: Form = "instances",
         *,
-        unit: LogUnit = "word",
+        unit: Unit = "word",
         unit_ms: float = UNIT_MS,
     ):
         self.path, self.form, self.unit, self.unit_ms = Path(path), form, unit, unit_ms
@@ -86,7 +87,7 @@ class TraceLog:
         self.held[index] = trace
 
 
-def read_instances(path: str | Path, *, unit: LogUnit = "word") -> dict[int, Trace]:
+def read_instances(path: str | Path, *, unit: Unit = "word") -> dict[int, Trace]:
     """Sentences of an `instances.log` by index, SimulEval's own or ours; a torn last one is left.
 
     Args:
@@ -106,9 +107,8 @@ def read_traces(path: str | Path) -> dict[int, Trace]:
     return _sentences(Path(path), Path(path).read_bytes(), _reader("traces", "word"))
 
 
-def _reader(form: Form, unit: LogUnit) -> Callable[[Any], Trace]:
-    if unit not in ("word", "char"):
-        raise InvalidSetting(f"a log's unit is word or char, not {unit!r}")
+def _reader(form: Form, unit: Unit) -> Callable[[Any], Trace]:
+    check_unit(unit)
     if form == "traces":
         return Trace.from_json
     if form != "instances":
