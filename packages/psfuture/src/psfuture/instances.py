@@ -3,8 +3,8 @@
 Beside its keys stand `emission_cu` and `emission_ca`, OmniSTEval's (Polák et al. 2025) for when a
 word was shown without and with the computation, in source units; and `compute_ms`, from which the
 latter came. Where nobody measured, `elapsed` is 0 as SimulEval has it for text, and the last two
-keys are missing. OmniSTEval takes the two by `--emission_cu_key` and `--emission_ca_key`: `elapsed`,
-which it would read by itself, is in milliseconds.
+keys are missing. OmniSTEval takes the two by `--emission_cu_key` and `--emission_ca_key`; by itself
+it would read `elapsed`, which is in milliseconds.
 """
 
 from __future__ import annotations
