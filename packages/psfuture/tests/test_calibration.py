@@ -11,6 +11,8 @@ from psfuture.metrics import corpus_latency
 from psfuture.policies import PsFuture
 from psfuture.simulation import simulate, sweep_traces
 
+from .echo_server import english_portuguese
+
 SOURCES = [
     "Click the button to open the file you saved .",
     "I do not know what he wants to say .",
@@ -26,10 +28,13 @@ REFERENCES = [
 
 
 @pytest.fixture(scope="module")
-def calibration(english_portuguese):
-    return calibrate(
-        english_portuguese, PsFuture(), SOURCES, [3.0, 4.5, 6.0], references=REFERENCES
-    )
+def enpt():
+    return english_portuguese()
+
+
+@pytest.fixture(scope="module")
+def calibration(enpt):
+    return calibrate(enpt, PsFuture(), SOURCES, [3.0, 4.5, 6.0], references=REFERENCES)
 
 
 def held(calibration, tmp_path, **changes):
@@ -40,11 +45,11 @@ def held(calibration, tmp_path, **changes):
     return path
 
 
-def test_no_other_threshold_is_nearer_than_a_level(english_portuguese, calibration):
+def test_no_other_threshold_is_nearer_than_a_level(enpt, calibration):
     assert list(calibration.levels) == ["low", "medium", "high"]
     policies = {name: calibration.applied(PsFuture(), name) for name in calibration.levels}
     grid = {f"{value:g}": PsFuture(value) for value in (1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.3, 1)}
-    found = sweep_traces(english_portuguese, policies | grid, SOURCES, REFERENCES)
+    found = sweep_traces(enpt, policies | grid, SOURCES, REFERENCES)
     latency = {name: corpus_latency(traces).values["AL"] for name, traces in found.items()}
     for name, level in calibration.levels.items():
         assert latency[name] == pytest.approx(level.latency, abs=1e-6)
@@ -53,34 +58,32 @@ def test_no_other_threshold_is_nearer_than_a_level(english_portuguese, calibrati
     assert latency["low"] < latency["medium"] < latency["high"]
 
 
-def test_another_threshold_costs_only_where_it_parts(english_portuguese, monkeypatch):
+def test_another_threshold_costs_only_where_it_parts(enpt, monkeypatch):
     asked = []
-    step, begin = english_portuguese.step, english_portuguese.begin
-    monkeypatch.setattr(english_portuguese, "step", lambda s, t: asked.append(len(t)) or step(s, t))
-    monkeypatch.setattr(
-        english_portuguese, "begin", lambda e, t: asked.append(len(t)) or begin(e, t)
-    )
-    simulate(english_portuguese, PsFuture(0.02), SOURCES)
+    step, begin = enpt.step, enpt.begin
+    monkeypatch.setattr(enpt, "step", lambda s, t: asked.append(len(t)) or step(s, t))
+    monkeypatch.setattr(enpt, "begin", lambda e, t: asked.append(len(t)) or begin(e, t))
+    simulate(enpt, PsFuture(0.02), SOURCES)
     once, asked[:] = sum(asked), []
-    calibrate(english_portuguese, PsFuture(), SOURCES, [3.5, 5.0], metric="LAAL")
+    calibrate(enpt, PsFuture(), SOURCES, [3.5, 5.0], metric="LAAL")
     assert sum(asked) < 12 * once  # dozens of thresholds were tried
 
 
-def test_what_cannot_be_reached_names_what_can(english_portuguese):
+def test_what_cannot_be_reached_names_what_can(enpt):
     with pytest.raises(InvalidSetting, match=r"AL 0\.1, 90 cannot be reached: .* [\d.]+ to 10"):
-        calibrate(english_portuguese, PsFuture(), SOURCES, [4.0, 0.1, 90.0])
+        calibrate(enpt, PsFuture(), SOURCES, [4.0, 0.1, 90.0])
 
 
-def test_wrong_settings_are_refused(english_portuguese):
+def test_wrong_settings_are_refused(enpt):
     for targets, sources in (([], SOURCES), ([3.0], []), ([3.0], ["", "  "])):
         with pytest.raises(InvalidSetting, match="at least"):
-            calibrate(english_portuguese, PsFuture(), sources, targets)
+            calibrate(enpt, PsFuture(), sources, targets)
     with pytest.raises(InvalidSetting, match="LAG"):
-        calibrate(english_portuguese, PsFuture(), SOURCES, [3.0], metric="LAG")
+        calibrate(enpt, PsFuture(), SOURCES, [3.0], metric="LAG")
     with pytest.raises(InvalidSetting, match="4 sources and 1 references"):
-        calibrate(english_portuguese, PsFuture(), SOURCES, [3.0], references=["x"])
+        calibrate(enpt, PsFuture(), SOURCES, [3.0], references=["x"])
     with pytest.raises(InvalidSetting, match="without a name"):
-        calibrate(english_portuguese, PsFuture(divergence=lambda p, q: p[:, 0]), SOURCES, [3.0])
+        calibrate(enpt, PsFuture(divergence=lambda p, q: p[:, 0]), SOURCES, [3.0])
 
 
 MADE = Calibration(

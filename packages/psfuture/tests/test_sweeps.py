@@ -3,80 +3,32 @@
 import itertools
 import json
 import multiprocessing
-from dataclasses import dataclass
 
 import pandas as pd
 import pytest
-import torch
 
 from lipogram.errors import CorruptState, InvalidSetting, RunMismatch
 from psfuture.futures import Fixed, Frequent, Multi, Oracle
 from psfuture.points import Point, against, description, identity, knob_of, table
 from psfuture.policies import HoldN, Limits, LocalAgreement, Offline, PsFuture, WaitK
 from psfuture.simulation import simulate
-from psfuture.sweeps import Share, sweep, sweep_points
 from psfuture.sweep_files import read_points
+from psfuture.sweeps import Share, sweep, sweep_points
+
+from .toy_backend import ToyBackend
 
 FAMILIES = {
     "psfuture": [PsFuture(0.01), PsFuture(0.3)],
     "wait-k": [WaitK(1), WaitK(3)],
     "offline": [Offline()],
 }
-WORDS = "rain falls on the old town and nobody goes out tonight".split()
+WORDS = "the cat sat on every second mat and did not want to leave".split()
 SOURCES = [" ".join(WORDS[at % 4 : at % 4 + 3 + at % 6]) for at in range(11)] + [""]
-REFERENCES = [line.upper() for line in SOURCES]
+REFERENCES = [trace.text + " ." for trace in simulate(ToyBackend(), Offline(), SOURCES)]
 
 
-@dataclass
-class ToyState:
-    rows: list
-
-    def select(self, rows):
-        return ToyState([self.rows[row] for row in rows])
-
-
-class ToyBackend:
-    """Says the capitals of what it read; unsure of the last word read until it is surrounded."""
-
-    name, eos, device, max_source = "toy", 0, torch.device("cpu"), None
-
-    def __init__(self):
-        self.pieces = ["</s>", *sorted({w for w in [*WORDS, "and", "so", "on."]})]
-        self.vocab_size = len(self.pieces)
-        self.asked = 0
-
-    def source_ids(self, words, *, closed):
-        return [self.pieces.index(word) for word in words] + [0] * closed
-
-    def target_text(self, tokens):
-        return " ".join(self.pieces[token].upper() for token in tokens if token)
-
-    def encode(self, sources):
-        return [torch.tensor(ids, dtype=torch.float32)[:, None] for ids in sources]
-
-    def begin(self, encodings, targets):
-        state = ToyState(
-            [(e[:, 0].tolist(), list(t)) for e, t in zip(encodings, targets, strict=True)]
-        )
-        return state, self._logits(state)
-
-    def step(self, state, tokens):
-        state = ToyState(
-            [(e, [*t, token]) for (e, t), token in zip(state.rows, tokens, strict=True)]
-        )
-        return state, self._logits(state)
-
-    def join(self, states):
-        return ToyState([row for state in states for row in state.rows])
-
-    def _logits(self, state):
-        self.asked += len(state.rows)
-        logits = torch.zeros(len(state.rows), self.vocab_size)
-        for row, (source, target) in zip(logits, state.rows, strict=True):
-            said = [int(token) for token in source if token]
-            at = len(target)
-            row[said[at] if at < len(said) else 0] = 4.0 if at < len(said) - 1 else 2.0
-        return logits
+def asked(toy):
+    return toy.asked["begun"] + toy.asked["stepped"]
 
 
 @pytest.fixture
@@ -97,17 +49,18 @@ def test_a_row_is_the_score_of_the_policys_traces(toy, whole):
         alone = table([Point("x", None, True, simulate(toy, policy, SOURCES, REFERENCES))])
         for column in ("BLEU", "chrF", "AL", "LAAL", "AP", "DAL", "CW", "ATD"):
             assert row[column] == pytest.approx(alone[column][0])
-        assert (row.sentences, row["empty"]) == (11, 1)
+        assert (row.sentences, row["empty"]) == (alone.sentences[0], alone["empty"][0])
+    assert (whole["empty"] >= 1).all()
     assert whole.AL.nunique() > 3
 
 
 def test_a_folder_changes_nothing_and_is_not_done_again(toy, whole, tmp_path):
     kept = sweep(toy, FAMILIES, SOURCES, REFERENCES, folder=tmp_path, batch_size=4)
     pd.testing.assert_frame_equal(kept, whole)
-    asked = toy.asked
+    before = asked(toy)
     again = sweep(toy, FAMILIES, SOURCES, REFERENCES, folder=tmp_path)
     pd.testing.assert_frame_equal(again, whole)
-    assert toy.asked == asked
+    assert asked(toy) == before
     file = pd.read_csv(tmp_path / "curve.tsv", sep="\t")
     assert sorted(file.AL) == pytest.approx(sorted(whole.AL), abs=1e-4)
     assert not list(tmp_path.rglob("part-*"))
@@ -145,7 +98,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(toy, whole, tmp_path, batches
     fresh = ToyBackend()
     rest = sweep(fresh, FAMILIES, SOURCES, REFERENCES, folder=tmp_path, batch_size=4)
     pd.testing.assert_frame_equal(rest, whole)
-    assert fresh.asked < toy.asked
+    assert asked(fresh) < asked(toy)
 
 
 def _process(rank, world, folder):
@@ -207,9 +160,15 @@ def test_what_cannot_be_swept_is_refused_before_anything_runs(toy, tmp_path):
     with pytest.raises(InvalidSetting, match="folder"):
         sweep(toy, FAMILIES, SOURCES, REFERENCES, share=Share(0, 2))
     with pytest.raises(InvalidSetting, match="analysis"):
-        sweep(toy, {"a": [PsFuture(0.1, future=Oracle())]}, SOURCES, REFERENCES)
+        sweep(toy, {"a": [PsFuture(0.1, Oracle())]}, SOURCES, REFERENCES, folder=tmp_path / "run")
+    with pytest.raises(InvalidSetting, match="sentence 2 has"):
+        sweep(toy, FAMILIES, ["a", "b " * 2000], ["a", "b"], folder=tmp_path / "run")
+    with pytest.raises(InvalidSetting, match="0 sentences"):
+        sweep(toy, FAMILIES, [], [], folder=tmp_path / "run")
+    with pytest.raises(InvalidSetting, match="batches of 0"):
+        sweep(toy, FAMILIES, SOURCES, REFERENCES, folder=tmp_path / "run", batch_size=0)
     assert not (tmp_path / "run").exists()
-    assert toy.asked == 0
+    assert asked(toy) == 0
 
 
 def test_a_folder_of_other_sentences_is_refused_and_left_alone(toy, tmp_path):

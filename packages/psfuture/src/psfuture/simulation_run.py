@@ -8,16 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lipogram.errors import InvalidSetting
 from lipogram.runs import Run
 from psfuture.backend import Backend
+from psfuture.engine import Engine
 from psfuture.metrics import score
 from psfuture.points import description
 from psfuture.policies import Policy
 from psfuture.session import Session
-from psfuture.simulation import simulate
+from psfuture.simulation import check_length, simulate
 from psfuture.trace import Trace
 from psfuture.trace_log import TraceLog
-from psfuture.units import Unit
+from psfuture.units import Unit, split
 
 
 def run_simulation(
@@ -58,6 +60,15 @@ def run_simulation(
         NothingMeasurable: no sentence has a translation.
         RunMismatch, CorruptState: the folder holds another run, or files of something else.
     """
+    check_run(
+        backend,
+        [policy],
+        sources,
+        references,
+        unit=unit,
+        batch_size=batch_size,
+        analysis=analysis,
+    )
     logs: list[TraceLog] = []
     run = None
     if folder is not None:
@@ -99,6 +110,33 @@ def run_simulation(
     if run is not None:
         run.summary({"headline": scored})
     return scored
+
+
+def check_run(
+    backend: Backend,
+    policies: Sequence[Policy],
+    sources: Sequence[str],
+    references: Sequence[str] | None,
+    *,
+    unit: Unit,
+    batch_size: int,
+    analysis: bool,
+) -> None:
+    """Refuse before anything is written what would be refused on the way.
+
+    Raises:
+        InvalidSetting: another number of references than of sources, no sentence or one that is too
+            long, a batch size below 1, an oracle without `analysis`, or attention of a model that
+            gives none.
+    """
+    if references is not None and len(references) != len(sources):
+        raise InvalidSetting(f"{len(sources)} sources and {len(references)} references")
+    if not sources or batch_size < 1:
+        raise InvalidSetting(f"{len(sources)} sentences in batches of {batch_size}: at least 1")
+    for policy in policies:
+        Engine(backend, policy, unit=unit, analysis=analysis)
+    for number, line in enumerate(sources, 1):
+        check_length(backend, split(line, unit), unit, f"sentence {number}")
 
 
 def alone(

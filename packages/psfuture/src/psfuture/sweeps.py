@@ -23,7 +23,7 @@ from psfuture.backend import Backend
 from psfuture.points import Point, description, identity, knob_of, table
 from psfuture.policies import Policy
 from psfuture.simulation import sweep_traces
-from psfuture.simulation_run import alone
+from psfuture.simulation_run import alone, check_run
 from psfuture.sweep_files import PointFolder, read_points
 from psfuture.trace import Trace
 from psfuture.units import Unit
@@ -142,11 +142,16 @@ def sweep_points(
     progress: Progress = lambda count: None,
 ) -> list[Point]:
     """The traces behind :func:`sweep`, in the order of the families; arguments and errors alike."""
-    if len(references) != len(sources):
-        raise InvalidSetting(f"{len(sources)} sources and {len(references)} references")
-    if not sources:
-        raise InvalidSetting("a sweep needs at least one sentence")
     chosen = _named(families, timed=timed)
+    check_run(
+        backend,
+        [policy for _, policy in chosen.values()],
+        sources,
+        references,
+        unit=unit,
+        batch_size=batch_size,
+        analysis=analysis,
+    )
     share = share or Share.of_launcher()
     if folder is None and share.world > 1:
         raise InvalidSetting("several processes put their sentences together in a folder: name one")
