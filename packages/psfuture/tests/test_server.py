@@ -3,16 +3,19 @@ import contextlib
 import json
 import math
 import random
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
 from lipogram.errors import InvalidSetting, MissingExtra
-from psfuture import server
+from psfuture import scheduler, server
 from psfuture.futures import Oracle
 from psfuture.live_sessions import LiveSessions, Refused, ServerLimits
 from psfuture.policies import PsFuture, WaitK
@@ -212,26 +215,76 @@ def test_figures_are_those_of_what_was_shown(visit):
     assert last["al"] == pytest.approx((4 + (5 - 2) + (6 - 4)) / 3)
 
 
-def test_calls_that_come_together_become_one():
-    backend = EchoBackend()
-    with serving(backend) as (url, _):
-        visitors = [Visitor(url) for _ in range(6)]
-        barrier = threading.Barrier(6)
+@pytest.fixture
+def gathering(monkeypatch):
+    """A scheduler with a window that no machine is too slow for."""
+    monkeypatch.setattr(scheduler, "WINDOW", 30.0)
+    running = scheduler.Scheduler(8)
+    yield running
+    running.close()
 
-        def typing(visitor):
-            for word in ("one", "two", "three"):
-                barrier.wait()
-                visitor.push(word)
 
-        threads = [threading.Thread(target=typing, args=(visitor,)) for visitor in visitors]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for visitor in visitors:
-            visitor.wait(lambda visitor=visitor: len(visitor.messages) == 6)
-            visitor.leave()
-    assert max(backend.batches) > 3  # one sentence asks for two rows and one
+def test_calls_that_come_together_become_one(gathering):
+    barrier, batches, answers = threading.Barrier(6), [], {}
+
+    def double(asked):
+        batches.append(len(asked))
+        return [2 * number for (number,) in asked]
+
+    def job(number):
+        barrier.wait()
+        time.sleep(0.02 * number)
+        answers[number] = gathering.ask("double", (number,), double)
+
+    for number in range(6):
+        gathering.run(lambda number=number: job(number))
+    deadline = time.monotonic() + 20
+    while len(answers) < 6:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert batches == [6]
+    assert answers == {number: 2 * number for number in range(6)}
+
+
+def test_who_is_alone_waits_for_nobody(gathering):
+    begun, done = time.monotonic(), threading.Event()
+
+    def job():
+        for number in range(10):
+            assert gathering.ask("same", (number,), lambda asked: [n for (n,) in asked]) == number
+        done.set()
+
+    gathering.run(job)
+    assert done.wait(20)
+    assert time.monotonic() - begun < 20
+
+
+def test_a_call_at_fault_fails_alone(gathering):
+    barrier, failed, answers = threading.Barrier(3), [], []
+
+    def invert(asked):
+        return [1 / number for (number,) in asked]
+
+    def job(number):
+        barrier.wait()
+        try:
+            answers.append(gathering.ask("invert", (number,), invert))
+        except ZeroDivisionError:
+            failed.append(number)
+
+    for number in (1, 0, 2):
+        gathering.run(lambda number=number: job(number))
+    deadline = time.monotonic() + 20
+    while len(answers) + len(failed) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert (failed, sorted(answers)) == ([0], [0.5, 1.0])
+
+
+def test_a_closed_scheduler_answers_nobody(gathering):
+    gathering.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        gathering.ask("same", (1,), list)
 
 
 def test_a_model_that_fails_on_one_sentence_fails_on_no_other(visit):
@@ -450,6 +503,32 @@ def test_stopping_the_server_tells_those_who_listen():
     assert visitor.ended.wait(5)
     assert visitor.messages[-1] == {"closed": "the server stops"}
     assert time.monotonic() - begun < 10
+
+
+def test_ctrl_c_ends_the_command_at_once_and_quietly():
+    code = (
+        "from echo_server import EchoBackend\n"
+        "from psfuture.server import serve\n"
+        "serve(EchoBackend(), ready=lambda url: print(url, flush=True))\n"
+        "print('stopped')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        visitor = Visitor(process.stdout.readline().strip())
+        visitor.push("one")
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, out, errors) == (0, "stopped\n", "")
+    assert visitor.messages[-1] == {"closed": "the server stops"}
 
 
 def test_other_machines_are_served_on_purpose_only():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -131,7 +132,9 @@ def serve(
     app = create_app(
         backend, policy=policy, k=k, future=future, limits=limits, allow_remote=allow_remote
     )
-    create_server(app, host=host, port=port, allow_remote=allow_remote, ready=ready).run()
+    server = create_server(app, host=host, port=port, allow_remote=allow_remote, ready=ready)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again, after it has stopped
+        server.run()
 
 
 def _about(
