@@ -420,6 +420,19 @@ def test_half_precision_gives_float32_logits(tmp_path: Path) -> None:
         assert 0 < (a - b)[kept].abs().max() < 0.1 * a[kept].abs().max()
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_the_same_but_for_its_arithmetic(tmp_path: Path) -> None:
+    path = Reference().write(tmp_path)
+    here, there = (FairseqBackend.load(path, device=device) for device in ("cpu", "cuda"))
+    rows = draw_rows(random.Random(1), 6)
+    (state, wanted), (moved, found) = begin(here, rows), begin(there, rows)
+    for _ in range(2):
+        torch.testing.assert_close(found.cpu(), wanted, rtol=0, atol=1e-3)
+        attended = there.attention(moved).cpu()
+        torch.testing.assert_close(attended, here.attention(state), rtol=0, atol=1e-3)
+        (state, wanted), (moved, found) = here.step(state, [5] * 6), there.step(moved, [5] * 6)
+
+
 # Checkpoints
 
 
@@ -622,6 +635,46 @@ def test_words_in_and_words_out(one: FairseqBackend) -> None:
     assert one.target_text([5, 9, 2]) == "w5 w9"
     assert one.target_text([]) == ""
     assert one.never == {0, 1, 3, *MADE_UP}
+
+
+def test_pieces_of_words_need_to_know_how_words_are_cut(codes: Path, tmp_path: Path) -> None:
+    path = Reference().write(tmp_path)
+    held = (tmp_path / "dict.en.txt").read_text().splitlines()
+    for piece, sign in (("w@@", "byte-pair codes"), ("\u2581w", "SentencePiece model")):
+        (tmp_path / "dict.en.txt").write_text("\n".join([f"{piece} 9", *held[1:]]))
+        with pytest.raises(InvalidSetting, match=f"pass bpe=.*{sign}"):
+            FairseqBackend.load(path)
+        cut = FairseqBackend.load(path, bpe="segmented", device="cpu")
+        assert cut.source_ids([f"{piece} w5"], closed=True) == [4, 5, 2]
+    with pytest.raises(ModelNotFound, match=r"nowhere\.spm"):
+        FairseqBackend.load(path, bpe=tmp_path / "nowhere.spm")
+    by_codes = FairseqBackend.load(path, bpe=codes, device="cpu")
+    assert by_codes.segmentation.pieces(["w59", "w5"]) == ["w59", "w@@", "5"]
+
+
+def test_a_sentencepiece_model_goes_with_the_model(tmp_path: Path) -> None:
+    import sentencepiece
+
+    (tmp_path / "text").write_text("the cat sat on the mat\na dog and a cat\n" * 9)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"),
+        model_prefix=str(tmp_path / "own"),
+        vocab_size=TARGET - 1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    held = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "own.model"))
+    symbols = [held.id_to_piece(i) for i in range(3, len(held))][: TARGET - SPECIAL]
+    symbols += [f"madeupword{i:04d}" for i in range(TARGET - SPECIAL - len(symbols))]
+    path = Reference(share_all_embeddings=True).write(tmp_path)
+    for language in ("en", "de"):
+        (tmp_path / f"dict.{language}.txt").write_text("".join(f"{s} 1\n" for s in symbols))
+    convert_fairseq(path, tmp_path / "out", bpe=tmp_path / "own.model")
+    (tmp_path / "own.model").unlink()
+    after = FairseqBackend.load(tmp_path / "out", device="cpu")
+    ids = after.source_ids(["the", "cat"], closed=True)
+    assert after.source.decode(ids) == held.encode("the cat", out_type=str)
+    assert after.target_text(ids) == "the cat"
 
 
 # Conversion
