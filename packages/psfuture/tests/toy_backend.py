@@ -60,7 +60,8 @@ class ToyBackend:
     device = torch.device("cpu")
 
     def source_ids(self, words: Sequence[str], *, closed: bool) -> list[int]:
-        pieces = [word[at : at + 3] for word in words for at in range(0, len(word), 3)]
+        sizes = [(word, 3 if word.isascii() else 2) for word in words]
+        pieces = [word[at : at + n] for word, n in sizes for at in range(0, len(word), n)]
         return [zlib.crc32(piece.encode()) % 9999 + 1 for piece in pieces] + [0] * closed
 
     def target_text(self, tokens: Sequence[int]) -> str:
@@ -110,7 +111,7 @@ class ToyBackend:
         self.asked["rows"] += 1
         self.seen[source, target] += 1
         value = 2 * noise("start", source[:3], target) + 1.5 * noise("all", source, target)
-        value[0] += 0.8 * (len(target) - len(source)) - 0.5
+        value[0] += 0.8 * (len(target) - len(source)) - 1
         wrong = self.broken(source, target)
         if wrong is not None:
             value[3] = wrong
@@ -160,10 +161,15 @@ class Naive:
         text = self.backend.target_text(tokens)
         return len(text.split() if self.unit == "word" else "".join(text.split()))
 
+    def room(self, source: Sequence[int]) -> int:
+        """Tokens of a target, four fewer than positions at most."""
+        room, most = int(2.5 * len(source)) + 5, self.backend.max_source
+        return room if most is None else min(room, most - 4)
+
     def greedy(self, units: Sequence[str]) -> list[int]:
         """Offline."""
         source, target = self.ids(units, closed=True), []
-        while len(target) < int(2.5 * len(source)) + 5:
+        while len(target) < self.room(source):
             token = int(self.logits(source, tuple(target)).argmax())
             if token == self.backend.eos:
                 break
@@ -178,7 +184,7 @@ class Naive:
         for j in range(1, len(units)):
             told.actions += "R"
             source = self.ids(units[:j], closed=closed)
-            while len(told.tokens) < int(2.5 * len(source)) + 5:
+            while len(told.tokens) < self.room(source):
                 token = int(self.logits(source, tuple(told.tokens)).argmax())
                 write, token = decide(units, j, tuple(told.tokens), token, told)
                 if not write or token == self.backend.eos:
@@ -194,7 +200,7 @@ class Naive:
         for j in range(1, len(units)):
             told.actions += "R"
             source, draft = self.ids(units[:j], closed=closed), list(told.tokens)
-            while len(draft) < int(2.5 * len(source)) + 5:
+            while len(draft) < self.room(source):
                 token = int(self.logits(source, tuple(draft)).argmax())
                 if token == self.backend.eos:
                     break
@@ -209,7 +215,7 @@ class Naive:
             return told
         told.actions += "R"
         source = self.ids(units, closed=True)
-        while len(told.tokens) < int(2.5 * len(source)) + 5:
+        while len(told.tokens) < self.room(source):
             token = int(self.logits(source, tuple(told.tokens)).argmax())
             if token == self.backend.eos:
                 break
