@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lipogram.errors import InvalidSetting
 
@@ -31,6 +31,14 @@ class Future(Protocol):
 
     def invent(self, prefixes: Sequence[Words], sentences: Sequence[Words]) -> list[list[Words]]:
         """K suffixes for each prefix; `sentences` is empty where the rest is unknown."""
+
+
+@runtime_checkable
+class PreparedFuture(Future, Protocol):
+    """A future that costs less when whole sentences are known beforehand, as in a simulation."""
+
+    def prepare(self, sentences: Sequence[Words]) -> None:
+        """Invent what follows every prefix of these sentences, without looking at the rest."""
 
 
 class Fixed:

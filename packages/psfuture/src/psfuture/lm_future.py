@@ -65,7 +65,7 @@ class LanguageModel:
         model: Any = "smollm2",
         *,
         length: int = 4,
-        count: int = 1,
+        count: int = 4,
         temperature: float = 0.8,
         top_p: float = 0.9,
         seed: int = 0,

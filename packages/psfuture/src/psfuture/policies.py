@@ -45,16 +45,18 @@ class Limits:
     Attributes:
         min_reads: words read before the first token.
         max_consecutive_reads: then a token is written.
-        max_consecutive_writes: then a word is read.
+        max_consecutive_writes: tokens, then a word is read.
+        max_words_per_read: words begun after one word was read, then the next is read: 1 spreads
+            bursts evenly, which DAL counts as no later and which lets more of the source be seen.
     """
 
     min_reads: int = 1
     max_consecutive_reads: int | None = None
     max_consecutive_writes: int | None = None
+    max_words_per_read: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("min_reads", "max_consecutive_reads", "max_consecutive_writes"):
-            value = getattr(self, name)
+        for name, value in vars(self).items():
             if value is not None and value < 1:
                 raise InvalidSetting(f"{name} is {value}, it must be 1 or more")
 

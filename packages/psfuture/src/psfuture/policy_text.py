@@ -19,7 +19,7 @@ from psfuture.policies import (
     WaitK,
 )
 
-POLICIES = "psfuture:0.02, wait:3, agreement:2, hold:4, alignatt:2, agree, offline"
+POLICIES = "psfuture:0.1, wait:3, agreement:2, hold:4, alignatt:2, agree, offline"
 FUTURES = 'lm, lm:MODEL, "fixed: and so on.", ellipsis, eos, frequent:FILE, random:FILE, oracle:2'
 
 
@@ -34,12 +34,13 @@ def make_policy(
     """A policy by its name and knob.
 
     Args:
-        text: one of `psfuture:0.02` (threshold), `wait:3` (k; `wait:3:0.2` with catch-up),
+        text: one of `psfuture:0.1` (threshold; 0.1 by default, 0.02 with a future of one suffix), `wait:3` (k; `wait:3:0.2` with catch-up),
             `agreement:2`, `hold:4`, `alignatt:2`, `agree`, `offline`.
         future: of PsFuture and agree: a future, or its text, see :func:`make_future`.
         prefix_eos: end a prefix by `</s>`; of the future `eos` it is always open.
         limits: see :class:`~psfuture.policies.Limits`.
-        more: further settings of :class:`~psfuture.policies.PsFuture`.
+        more: further settings of :class:`~psfuture.policies.PsFuture`; with a future of several
+            suffixes `write_from` is "pseudo" by default.
 
     Raises:
         InvalidSetting: no such policy, or a knob outside its range.
@@ -48,7 +49,10 @@ def make_policy(
     held = limits or Limits()
     if name in ("psfuture", "agree"):
         made = make_future(future) if isinstance(future, str) else future
-        settings = {"prefix_eos": prefix_eos and not made.closes_only, "limits": held, **more}
+        settings = {"prefix_eos": prefix_eos and not made.closes_only, "limits": held}
+        if made.count > 1:  # what was measured as best, see the README
+            settings |= {"write_from": "pseudo", "threshold": 0.1}
+        settings |= more
         if name == "agree":
             _no_knob(name, knob)
             settings |= {"divergence": "agree", "threshold": 0.0}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from lipogram.errors import InvalidSetting
 from psfuture.backend import Backend
 from psfuture.engine import Engine, Memo
+from psfuture.futures import PreparedFuture
 from psfuture.policies import Policy
 from psfuture.stream import Stream, word_delays
 from psfuture.trace import Trace
@@ -96,6 +97,9 @@ def sweep_traces(
     for start in range(0, len(sources), batch_size):
         batch = [split(line, unit) for line in sources[start : start + batch_size]]
         memo = Memo()
+        for future in {getattr(policy, "future", None) for policy in policies.values()}:
+            if isinstance(future, PreparedFuture):
+                future.prepare(batch)
         for name, policy in policies.items():
             streams = [Stream(words=list(words), unit=unit, complete=True) for words in batch]
             Engine(backend, policy, memo, unit=unit, analysis=analysis).run(streams, batch)

@@ -174,7 +174,10 @@ class Stream:
             return False
         if self.actions[-1] == "R" and run == limits.max_consecutive_reads:
             return True
-        return policy.write(self._view(answer, backend))
+        view = self._view(answer, backend)
+        if limits.max_words_per_read is not None and view.burst > limits.max_words_per_read:
+            return False
+        return policy.write(view)
 
     def _view(self, answer: Answer, backend: Backend) -> View:
         def begun(tokens: list[int]) -> int:
