@@ -16,9 +16,10 @@ import pytest
 
 from lipogram.errors import InvalidSetting, MissingExtra
 from psfuture import scheduler, server
-from psfuture.futures import Oracle
+from psfuture.futures import Fixed, Oracle
 from psfuture.live_sessions import LiveSessions, Refused, ServerLimits
 from psfuture.policies import PsFuture, WaitK
+from psfuture.scheduler import SharedFuture
 from psfuture.session import Session
 
 from .echo_server import EchoBackend, english_portuguese, serving
@@ -224,61 +225,72 @@ def gathering(monkeypatch):
     running.close()
 
 
+def together(running, jobs):
+    """What each job gives, when all of them ask at the same time."""
+    barrier, given = threading.Barrier(len(jobs)), {}
+
+    def move(at):
+        barrier.wait()
+        time.sleep(0.02 * at)
+        try:
+            given[at] = jobs[at]()
+        except Exception as error:
+            given[at] = error
+
+    for at in range(len(jobs)):
+        running.run(lambda at=at: move(at))
+    deadline = time.monotonic() + 20
+    while len(given) < len(jobs):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return [given[at] for at in range(len(jobs))]
+
+
 def test_calls_that_come_together_become_one(gathering):
-    barrier, batches, answers = threading.Barrier(6), [], {}
+    batches = []
 
     def double(asked):
         batches.append(len(asked))
         return [2 * number for (number,) in asked]
 
-    def job(number):
-        barrier.wait()
-        time.sleep(0.02 * number)
-        answers[number] = gathering.ask("double", (number,), double)
-
-    for number in range(6):
-        gathering.run(lambda number=number: job(number))
-    deadline = time.monotonic() + 20
-    while len(answers) < 6:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    jobs = [lambda at=at: gathering.ask("double", (at,), double) for at in range(6)]
+    assert together(gathering, jobs) == [0, 2, 4, 6, 8, 10]
     assert batches == [6]
-    assert answers == {number: 2 * number for number in range(6)}
 
 
 def test_who_is_alone_waits_for_nobody(gathering):
-    begun, done = time.monotonic(), threading.Event()
+    begun = time.monotonic()
 
     def job():
-        for number in range(10):
-            assert gathering.ask("same", (number,), lambda asked: [n for (n,) in asked]) == number
-        done.set()
+        return [gathering.ask("same", (at,), lambda asked: [n for (n,) in asked]) for at in "abc"]
 
-    gathering.run(job)
-    assert done.wait(20)
+    assert together(gathering, [job]) == [["a", "b", "c"]]
     assert time.monotonic() - begun < 20
 
 
 def test_a_call_at_fault_fails_alone(gathering):
-    barrier, failed, answers = threading.Barrier(3), [], []
-
     def invert(asked):
         return [1 / number for (number,) in asked]
 
-    def job(number):
-        barrier.wait()
-        try:
-            answers.append(gathering.ask("invert", (number,), invert))
-        except ZeroDivisionError:
-            failed.append(number)
+    jobs = [lambda at=at: gathering.ask("invert", (at,), invert) for at in (1, 0, 2)]
+    first, second, third = together(gathering, jobs)
+    assert (first, third) == (1.0, 0.5)
+    assert isinstance(second, ZeroDivisionError)
 
-    for number in (1, 0, 2):
-        gathering.run(lambda number=number: job(number))
-    deadline = time.monotonic() + 20
-    while len(answers) + len(failed) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert (failed, sorted(answers)) == ([0], [0.5, 1.0])
+
+def test_each_prefix_gets_its_own_future_where_many_are_invented_at_once(gathering):
+    asked = []
+
+    class Doubling(Fixed):
+        def invent(self, prefixes, sentences):
+            asked.append(len(prefixes))
+            return [[prefix + prefix] for prefix in prefixes]
+
+    future = SharedFuture(Doubling(), gathering)
+    prefixes = [[("a",)], [("b",), ("c", "d")], [("e",)]]
+    found = together(gathering, [lambda own=own: future.invent(own, ()) for own in prefixes])
+    assert found == [[[("a",) * 2]], [[("b",) * 2], [("c", "d") * 2]], [[("e",) * 2]]]
+    assert asked == [4]
 
 
 def test_a_closed_scheduler_answers_nobody(gathering):
@@ -445,6 +457,7 @@ def test_a_visitor_who_disconnects_frees_the_sentence():
         first.wait(lambda: len(sessions) == 1)
         third = Visitor(url)
         assert first.push("one").status_code == 404
+        first.http.close()
         assert second.push("one").status_code == 202
         for visitor in (second, third):
             visitor.leave()

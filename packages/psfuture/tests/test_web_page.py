@@ -104,16 +104,16 @@ def test_words_are_read_at_spaces_and_enter_ends_the_sentence(open_page, site):
     shows(page, "#model", "echo")
     shows(page, "#future", "“and so on.”")
     assert page.evaluate("document.activeElement.id") == "typing"
-    write(page, "one two thr")
+    write(page, "One two thr")
     # Of the last word read the model is not sure, so PsFuture waits; "one" is begun, not shown.
-    shows(page, ".cell .psfuture .begun", ["one"])
-    assert texts(page, ".cell > .source .word") == ["one", "two"]
+    shows(page, ".cell .psfuture .begun", ["One"])
+    assert texts(page, ".cell > .source .word") == ["One", "two"]
     write(page, "ee ")
-    shows(page, ".cell .psfuture .target", ["one"])
+    shows(page, ".cell .psfuture .target", ["One"])
     shows(page, ".cell:nth-child(3) .psfuture .begun", ["two"])
     page.keyboard.press("Enter")
-    shows(page, ".cell .psfuture .target", ["one", "two", "three"])
-    shows(page, ".cell .wait-k .target", ["one", "two", "three"])
+    shows(page, ".cell .psfuture .target", ["One", "two", "three"])
+    shows(page, ".cell .wait-k .target", ["One", "two", "three"])
     # What was written after the end stands in a column of its own.
     shows(page, ".cell:last-child .psfuture .target", ["two", "three"])
     times = texts(page, ".cell .psfuture .time")
@@ -144,7 +144,8 @@ def test_lambda_holds_at_once_and_changes_decisions(open_page, site):
     shows(page, "#threshold-value", "0.5")
     # The word that waited is written; what the model would say next is the end of the sentence.
     shows(page, "#decisions li:nth-child(2) .verdict", "WRITE")
-    shows(page, "#decisions li:nth-child(2) .token .word", "three")
+    tokens = texts(page, "#decisions .token .word")
+    assert tokens[:3] == ["end", "three", "two"]  # "three", that waited, has one bar
     shows(page, "#psfuture-counts", "3 · 2")
     assert page.locator("#line").bounding_box()["x"] > before
     page.keyboard.press("Home")
@@ -221,6 +222,23 @@ def test_markup_that_is_typed_is_text(open_page, site):
     write(page, "next ")
     shows(page, "#earlier .source", " ".join(HOSTILE))
     assert page.evaluate(count) == elements
+
+
+def test_words_that_come_too_fast_for_the_server_are_not_lost(open_page):
+    with serving(EchoBackend(), limits=ServerLimits(words_per_second=4)) as (url, _):
+        page = open_page(url, expected="status of 429")
+        words = [f"word{at}" for at in range(12)]
+        page.keyboard.insert_text(f"{' '.join(words)} ")
+        page.keyboard.press("Enter")
+        shows(page, ".cell .psfuture .target", words)
+
+
+def test_a_sentence_too_long_for_the_server_is_ended(open_page):
+    with serving(EchoBackend(), limits=ServerLimits(words=5)) as (url, _):
+        page = open_page(url)
+        write(page, "a b c d e f g ")
+        shows(page, "#earlier .psfuture .word", "a b c d e")
+        assert texts(page, ".cell > .source .word") == ["f", "g"]
 
 
 def test_words_of_any_script_pass_through(open_page, site):

@@ -48,8 +48,7 @@ class Lane:
         self._arrivals: list[float] = []
         self._shown: list[int] = []
         self._begun = time.perf_counter()
-        self._last: Decision | None = None
-        self._session = Session(backend, policy, on_decision=self._note)
+        self._session = Session(backend, policy, on_decision=self._decisions.append)
         self._policy = policy
         self._waiting: deque[Callable[[], list[Event]]] = deque()
         self._lock = threading.Lock()
@@ -116,12 +115,6 @@ class Lane:
                     "error": str(error) if known else "the model failed; see the server's log"
                 }
             self._tell({"lane": self.name, **message})
-
-    def _note(self, decision: Decision) -> None:
-        # A READ that waited for its word is decided once more when the word is there.
-        if decision.wrote or decision != self._last:
-            self._decisions.append(decision)
-        self._last = decision
 
     def _message(self, events: list[Event]) -> Message:
         stream, decisions = self._session.stream, list(self._decisions)

@@ -23,7 +23,7 @@ class ServerLimits:
 
     Attributes:
         sessions: sentences at the same time.
-        words_per_second: of one sentence, on average; twice as many in one burst.
+        words_per_second: of one sentence, on average; twice as many, or one, in one burst.
         words: of a sentence.
         word_length: characters of a word.
         body_bytes: of a request.
@@ -84,7 +84,8 @@ class LiveSession:
         self._loop = asyncio.get_running_loop()
         self._policies, self._limits, self._clock = policies, limits, clock
         self.last_word = self._refilled = clock()
-        self._allowance = 2 * limits.words_per_second
+        self._burst = max(2 * limits.words_per_second, 1)
+        self._allowance = self._burst
         self._words, self._finished = 0, False
         self._lanes = {
             name: Lane(name, backend, policy, scheduler, self._tell)
@@ -116,7 +117,7 @@ class LiveSession:
             )
         now = self._clock()
         refilled = self._allowance + (now - self._refilled) * limits.words_per_second
-        allowance = min(refilled, 2 * limits.words_per_second)
+        allowance = min(refilled, self._burst)
         if len(words) > allowance:
             raise Refused(429, f"more than {limits.words_per_second:g} words a second")
         self._allowance, self._refilled, self.last_word = allowance - len(words), now, now

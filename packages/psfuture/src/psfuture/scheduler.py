@@ -221,4 +221,4 @@ def _parts(answer: tuple[State, torch.Tensor], asked: Sequence[Sequence[Any]]) -
     state, logits = answer
     if len(asked) == 1:
         return [answer]
-    return [(state.select(rows), logits[rows.start : rows.stop]) for rows in _rows(asked)]
+    return [(state.select(list(rows)), logits[rows.start : rows.stop]) for rows in _rows(asked)]

@@ -151,5 +151,5 @@ def _about(
         "prefix_eos": policy.prefix_eos,
         "threshold": policy.threshold,
         "k": k,
-        "words_per_second": limits.words_per_second,
+        "words": limits.words,
     }

@@ -7,6 +7,8 @@ const HIGHEST = 0.5;
 const TICKS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3];
 const ROWS = 9;
 const EARLIER = 20;
+// White space as the server sees it.
+const SPACE = /[\s\x1c-\x1f\x85]+/u;
 const LANES = ["psfuture", "wait-k"];
 const LARGEST_K = 9;
 
@@ -208,6 +210,11 @@ function current() {
   return shown;
 }
 
+function push(word) {
+  current().push(word);
+  if (shown.sentence.words.length === about.words) finish();
+}
+
 function finish() {
   if (shown && shown.sentence.words.length && !shown.sentence.finished && !shown.sentence.over)
     shown.finish();
@@ -215,9 +222,9 @@ function finish() {
 
 typing.addEventListener("input", (event) => {
   if (event.isComposing) return;
-  const parts = typing.value.split(/\s+/u);
+  const parts = typing.value.split(SPACE);
   const rest = parts.pop();
-  for (const word of parts.filter(Boolean)) current().push(word);
+  for (const word of parts.filter(Boolean)) push(word);
   if (parts.length) typing.value = rest;
 });
 
@@ -226,7 +233,7 @@ typing.addEventListener("keydown", (event) => {
   event.preventDefault();
   const word = typing.value.trim();
   typing.value = "";
-  if (word) current().push(word);
+  if (word) push(word);
   finish();
 });
 
@@ -238,7 +245,7 @@ function replay(words) {
     return;
   }
   const [{ word, last }, ...rest] = words;
-  current().push(word);
+  push(word);
   if (last) finish();
   if (shown.sentence.over && !shown.sentence.finished) return;
   replaying = setTimeout(() => replay(rest), 60000 / byId("speed").value);
@@ -253,7 +260,7 @@ function stopReplay() {
 
 byId("play").addEventListener("click", () => {
   const words = byId("pasted").value.split("\n").flatMap((line) => {
-    const found = line.split(/\s+/u).filter(Boolean);
+    const found = line.split(SPACE).filter(Boolean);
     return found.map((word, at) => ({
       word,
       last: at === found.length - 1 || /[.!?…][)\]"'”’»]*$/u.test(word),

@@ -1,7 +1,6 @@
 // One sentence: its session on the server, the words that go there and the messages that come back.
 
 const GONE = "The server cannot be reached. Is `psfuture serve` still running?";
-const MOST_AT_ONCE = 8;
 const AGAIN_MS = 500;
 
 export async function ask(method, path, body) {
@@ -104,16 +103,15 @@ export class Sentence {
     this.tell(message);
   }
 
-  /** Words in their order, one request at a time. */
+  /** Words in their order, one a request; where they come too fast, later. */
   async send() {
     if (!this.listening || this.sending || this.over) return;
     this.sending = true;
     try {
       while (this.sent < this.words.length && !this.over) {
-        const some = this.words.slice(this.sent, this.sent + MOST_AT_ONCE);
         try {
-          await ask("POST", `${this.path}/words`, { text: some.join(" ") });
-          this.sent += some.length;
+          await ask("POST", `${this.path}/words`, { text: this.words[this.sent] });
+          this.sent += 1;
         } catch (error) {
           if (error.status !== 429) throw error;
           await new Promise((resume) => setTimeout(resume, AGAIN_MS));
