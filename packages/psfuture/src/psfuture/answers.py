@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lipogram.errors import NotFinite
 from psfuture.divergences import divergence
-from psfuture.policies import PsFuture
+from psfuture.policies import Comparison
 from psfuture.stream import Answer
 
 
@@ -32,14 +32,14 @@ class Asked:
 
 
 def answers(
-    asked: Sequence[Asked], logits: Tensor, policy: PsFuture | None
+    asked: Sequence[Asked], logits: Tensor, comparison: Comparison | None
 ) -> tuple[list[Answer], list[Answer]]:
     """What the model says at each place.
 
     Args:
         asked: the places.
         logits: (B, V), float32.
-        policy: how futures are compared; None where none were asked.
+        comparison: how futures are compared; None where none were asked.
 
     Returns:
         Answers of the prefix alone, and those that the policy is to see: with the divergence, and
@@ -64,18 +64,18 @@ def answers(
         )
     gaps = (top[:, 0] - top[:, 1]).tolist()
     alone = [Answer(t, None, g) for t, g in zip(token[:, 0].tolist(), gaps, strict=True)]
-    if not pairs or policy is None:
+    if not pairs or comparison is None:
         return alone, alone
     p, q = logits[first].softmax(-1), future.softmax(-1)
-    each = divergence(policy.divergence)(p[of], q)
+    each = divergence(comparison.divergence)(p[of], q)
     counts = torch.bincount(of, minlength=len(asked))
-    if policy.reduce == "max":
+    if comparison.reduce == "max":
         whole = each.new_zeros(len(asked)).scatter_reduce(0, of, each, "amax", include_self=False)
     else:
         whole = each.new_zeros(len(asked)).index_add(0, of, each) / counts.clamp_min(1)
-    if policy.write_from != "partial":
+    if comparison.write_from != "partial":
         pseudo = torch.zeros_like(p).index_add(0, of, q) / counts.clamp_min(1)[:, None]
-        mixed = pseudo if policy.write_from == "pseudo" else p * pseudo
+        mixed = pseudo if comparison.write_from == "pseudo" else p * pseudo
         best, token = mixed.log().topk(2)
         gaps = (best[:, 0] - best[:, 1]).tolist()
     found = zip(alone, whole.tolist(), token[:, 0].tolist(), gaps, counts.tolist(), strict=True)

@@ -17,7 +17,7 @@ from lipogram.errors import InvalidSetting
 from psfuture.answers import Asked, answers, attended_units
 from psfuture.backend import Backend, State
 from psfuture.futures import Future
-from psfuture.policies import AlignAtt, Policy, PsFuture
+from psfuture.policies import AlignAtt, Policy, PsFuture, WaitK
 from psfuture.stream import Answer, Decision, Move, Stream, room_for
 from psfuture.units import Unit, check_unit, source_words
 
@@ -42,7 +42,7 @@ class Memo:
     encodings: dict[Source, Tensor] = field(default_factory=dict)
     ids: dict[Source, list[int]] = field(default_factory=dict)
     answers: dict[Place, Answer] = field(default_factory=dict)
-    compared: dict[tuple[object, ...], dict[Place, Answer]] = field(default_factory=dict)
+    compared: dict[object, dict[Place, Answer]] = field(default_factory=dict)
     suffixes: dict[tuple[Future, Words, Words], list[Words]] = field(default_factory=dict)
     asked: int = 0
     replayed: int = 0
@@ -104,11 +104,11 @@ class Engine:
             raise InvalidSetting(f"AlignAtt looks at attention, which {self.backend.name} lacks")
         self._policy, self._future = policy, future
         self._known = self.memo.answers
-        if isinstance(policy, PsFuture):
-            key = (policy.future, policy.divergence, policy.reduce, policy.write_from)
-            self._known = self.memo.compared.setdefault(key, {})
+        self._comparison = policy.comparison if isinstance(policy, PsFuture | WaitK) else None
+        if self._comparison is not None:
+            self._known = self.memo.compared.setdefault(self._comparison, {})
         elif self._attends:
-            self._known = self.memo.compared.setdefault(("attention",), {})
+            self._known = self.memo.compared.setdefault("attention", {})
 
     def run(self, streams: Sequence[Stream], sentences: Sequence[Words] = ()) -> None:
         """Move every stream as far as it can go.
@@ -250,8 +250,7 @@ class Engine:
         self, lanes: Sequence[_Lane], asked: Sequence[Asked], logits: Tensor, state: State
     ) -> None:
         """Keep what the model said to these lanes."""
-        policy = self.policy if isinstance(self.policy, PsFuture) else None
-        alone, chosen = answers(asked, logits, policy)
+        alone, chosen = answers(asked, logits, self._comparison)
         if self._attends:
             attention = self.backend.attention(state)
             ends = [self._ends(lane.stream.prefix) for lane in lanes]

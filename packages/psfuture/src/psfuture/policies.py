@@ -105,17 +105,34 @@ Policy = TokenPolicy | DraftPolicy
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """How what the model says now is held against what it says after invented futures.
+
+    Attributes:
+        future: what invents them.
+        divergence: by name, see :mod:`psfuture.divergences`, or a function of two (B, V) tensors.
+        reduce: over several futures, the mean or the largest divergence.
+        write_from: distribution whose most probable token is written: the prefix's ("partial"),
+            the mean of those after the futures ("pseudo"), or the product of the two ("mix").
+    """
+
+    future: Future
+    divergence: str | Divergence = "cosine"
+    reduce: Literal["mean", "max"] = "mean"
+    write_from: Literal["partial", "pseudo", "mix"] = "partial"
+
+
+@dataclass(frozen=True)
 class PsFuture:
     """Write while an invented future would not change the model's mind (PsFuture, section 3).
 
     Attributes:
         threshold: lambda; write where the divergence is at most this. Below 0 nothing is written
             before the source ends; at the divergence's maximum, all that is not `</s>`.
-        future: what invents the words to come.
-        divergence: by name, see :mod:`psfuture.divergences`, or a function of two (B, V) tensors.
-        reduce: over several futures, the mean or the largest divergence.
-        write_from: distribution whose most probable token is written: the prefix's ("partial"),
-            the mean of those after the futures ("pseudo"), or the product of the two ("mix").
+        future: see :class:`Comparison`, as the next three.
+        divergence: see there.
+        reduce: see there.
+        write_from: see there.
         prefix_eos: see :class:`TokenPolicy`.
         limits: see :class:`Limits`.
 
@@ -148,6 +165,11 @@ class PsFuture:
         """With the knob, for tables."""
         return f"psfuture {self.threshold:g}"
 
+    @property
+    def comparison(self) -> Comparison:
+        """What the engine has to compare."""
+        return Comparison(self.future, self.divergence, self.reduce, self.write_from)
+
     def write(self, view: View) -> bool:
         """Where the divergence is small enough."""
         assert view.divergence is not None
@@ -163,13 +185,15 @@ class WaitK:
         catchup: extra target words a source word, for targets that run longer.
         prefix_eos: see :class:`TokenPolicy`.
         limits: see :class:`Limits`.
+        future: write what the model says on average after these; it does not change when. None
+            writes what it says now.
     """
 
     k: int
     catchup: float = 0.0
     prefix_eos: bool = True
     limits: Limits = Limits()
-    future: None = None
+    future: Future | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1 or not 0 <= self.catchup < math.inf:
@@ -181,6 +205,11 @@ class WaitK:
     def name(self) -> str:
         """With the knob, for tables."""
         return f"wait-{self.k}"
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """What the engine has to compare; None without a future."""
+        return None if self.future is None else Comparison(self.future, write_from="pseudo")
 
     def write(self, view: View) -> bool:
         """Where the word is due."""

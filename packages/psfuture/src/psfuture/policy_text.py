@@ -34,7 +34,7 @@ def make_policy(
     """A policy by its name and knob.
 
     Args:
-        text: one of `psfuture:0.1` (threshold; 0.1 by default, 0.02 with a future of one suffix), `wait:3` (k; `wait:3:0.2` with catch-up),
+        text: one of `psfuture:0.1` (threshold; without, 0.1 or, with one suffix, 0.02), `wait:3` (k; `wait:3:0.2` with catch-up),
             `agreement:2`, `hold:4`, `alignatt:2`, `agree`, `offline`.
         future: of PsFuture and agree: a future, or its text, see :func:`make_future`.
         prefix_eos: end a prefix by `</s>`; of the future `eos` it is always open.
