@@ -51,6 +51,6 @@ def test_characters_are_given_as_they_come():
 
 def test_bytes_that_are_no_text_name_their_line():
     with pytest.raises(UnreadableText, match="line 2"):
-        typed([b"fine\n", b"\xff\xfe"])
+        typed([b"fine\n\xff\xfe"])
     with pytest.raises(UnreadableText, match="line 1"):
         typed(["é".encode()[:1]])

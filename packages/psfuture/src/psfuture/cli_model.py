@@ -55,7 +55,6 @@ def train_p2f(
     from lipogram.options import configured, settings_in
     from lipogram.settings import plain
     from psfuture.p2f_settings import P2FSettings
-    from psfuture.p2f_training import train_p2f as train
 
     given = {
         "objective": objective,
@@ -74,6 +73,8 @@ def train_p2f(
     settings = configured(P2FSettings, held)
     lines, translations = both(source, refs, first)
     pairs = list(zip(lines, translations, strict=True))
+    from psfuture.p2f_training import train_p2f as train  # seconds, so after what may be wrong
+
     found = plain(train(model.load(), pairs, out, settings), "summary")
     if as_json:
         import json

@@ -67,7 +67,7 @@ def run_simulation(
         references,
         unit=unit,
         batch_size=batch_size,
-        analysis=analysis,
+        analysis=analysis and not timed,
     )
     logs: list[TraceLog] = []
     run = None

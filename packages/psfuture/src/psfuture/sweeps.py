@@ -150,7 +150,7 @@ def sweep_points(
         references,
         unit=unit,
         batch_size=batch_size,
-        analysis=analysis,
+        analysis=analysis and not timed,
     )
     share = share or Share.of_launcher()
     if folder is None and share.world > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Iterator
 
 from psfuture.parallel_text import UnreadableText
@@ -17,28 +18,39 @@ def typed_words(read: Callable[[], bytes], unit: Unit = "word") -> Iterator[str 
         unit: of characters, whatever has come of a line is given at once.
 
     Raises:
-        UnreadableText: bytes that are no UTF-8; the line is named.
+        UnreadableText: bytes that are no UTF-8; the line is named. The lines before were given.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    held, line, begun = "", 1, False
-    while True:
-        chunk = read()
-        try:
-            held += decoder.decode(chunk, final=not chunk)
-        except UnicodeDecodeError as error:
-            raise UnreadableText(f"line {line} of the input is no UTF-8: {error.reason}") from None
-        *whole, held = held.split("\n")
-        for text in whole:
-            yield from text.split()
-            yield None
-            begun, line = False, line + 1
-        begun = begun or bool(held)
-        if not chunk:
-            break
+    held, begun = "", False
+    for text in _decoded(read):
+        begun = True
+        held += text
         words = held.split()
-        open_ended = unit == "word" and bool(words) and not held[-1].isspace()
-        held = words.pop() if open_ended else ""
+        complete = unit == "char" or not words or held[-1].isspace()
+        ended = held.endswith("\n")
+        held = "" if complete else words.pop()
         yield from words
+        if ended:
+            yield None
+            begun = False
     yield from held.split()
     if begun:
         yield None
+
+
+def _decoded(read: Callable[[], bytes]) -> Iterator[str]:
+    """Text as it comes, cut after each end of a line."""
+    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+    while True:
+        chunk = read()
+        for part in re.findall(rb"[^\n]*\n|[^\n]+", chunk) or [b""]:
+            try:
+                text = decoder.decode(part, final=not chunk)
+            except UnicodeDecodeError as error:
+                raise UnreadableText(
+                    f"line {line} of the input is no UTF-8: {error.reason}"
+                ) from None
+            line += text.endswith("\n")
+            if text:
+                yield text
+        if not chunk:
+            return
