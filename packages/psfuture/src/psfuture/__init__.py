@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from psfuture import futures as futures
     from psfuture import metrics as metrics
+    from psfuture.bootstrap import compare_at as compare_at
+    from psfuture.calibration import Calibration as Calibration
+    from psfuture.calibration import calibrate as calibrate
+    from psfuture.curves import plot_curves as plot_curves
+    from psfuture.curves import plot_traces as plot_traces
     from psfuture.engine import Engine as Engine
     from psfuture.models import load as load
     from psfuture.policies import AlignAtt as AlignAtt
@@ -22,14 +27,21 @@ if TYPE_CHECKING:
     from psfuture.session import Event as Event
     from psfuture.session import Session as Session
     from psfuture.simulation import simulate as simulate
+    from psfuture.sweeps import sweep as sweep
     from psfuture.trace import Trace as Trace
 
 __version__ = version("lipogram-psfuture")
 
 _WHERE = {
+    "Calibration": "calibration",
+    "calibrate": "calibration",
+    "compare_at": "bootstrap",
     "load": "models",
     "make_policy": "policy_text",
+    "plot_curves": "curves",
+    "plot_traces": "curves",
     "simulate": "simulation",
+    "sweep": "sweeps",
     "Engine": "engine",
     "Event": "session",
     "Session": "session",
