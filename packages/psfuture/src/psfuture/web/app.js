@@ -129,19 +129,16 @@ class Score {
   }
 
   lines() {
-    return [
-      make("p", "source", this.sentence.words.join(" ")),
-      ...LANES.map((name) => {
-        const { last, words } = this.lanes[name];
-        const line = make("p", name);
-        const al = typeof last?.al === "number" ? ` · AL ${last.al.toFixed(1)}` : "";
-        line.append(makeWord("", words.join(" ")), make("small", "time", `${last?.policy ?? name}${al}`));
-        return line;
-      }),
-    ].map((line) => {
-      line.dir = "auto";
+    const source = make("p", "source");
+    source.append(makeWord("", this.sentence.words.join(" ")));
+    const targets = LANES.map((name) => {
+      const { last, words } = this.lanes[name];
+      const line = make("p", name);
+      const al = typeof last?.al === "number" ? ` · AL ${last.al.toFixed(1)}` : "";
+      line.append(makeWord("", words.join(" ")), make("small", "time", `${last?.policy ?? name}${al}`));
       return line;
     });
+    return [source, ...targets];
   }
 
   /** Becomes a few lines of the list below; what is still to come is drawn there. */
