@@ -55,7 +55,7 @@ class P2FSettings:
     full_loss: bool = True
     learning_rate: float = 1e-4
     warmup: float = 0.1
-    tokens: int = 400
+    tokens: int = 256
     longest: int = 100
     prefix_dist: str = "uniform"
     prefix_eos: bool = True

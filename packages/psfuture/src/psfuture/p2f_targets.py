@@ -36,15 +36,18 @@ def translations(backend: Backend, sources: Sequence[str], *, unit: Unit = "word
         live = order[start : start + ROWS]
         targets: dict[int, list[int]] = {at: [] for at in live}
         state, logits = backend.begin(backend.encode([ids[at] for at in live]), [[]] * len(live))
-        for _ in range(round(GROWTH * len(ids[live[-1]])) + EXTRA):
+        while live:
             best = logits.argmax(-1).tolist()
-            kept = [row for row, token in enumerate(best) if token != backend.eos]
-            if not kept:
-                break
+            kept = [
+                row
+                for row, (at, token) in enumerate(zip(live, best, strict=True))
+                if token != backend.eos and len(targets[at]) < round(GROWTH * len(ids[at])) + EXTRA
+            ]
             live, best = [live[row] for row in kept], [best[row] for row in kept]
             for at, token in zip(live, best, strict=True):
                 targets[at].append(token)
-            state, logits = backend.step(state.select(kept), best)
+            if live:
+                state, logits = backend.step(state.select(kept), best)
         for at, tokens in targets.items():
             found[at] = backend.target_text(tokens)
     return found
