@@ -26,14 +26,14 @@ from .echo_server import EchoBackend, english_portuguese, serving
 
 LANES = ("psfuture", "wait-k")
 SENTENCES = [
-    "The program can be installed again.",
-    "You need the password of the administrator.",
-    "If the disk is full , the system stops.",
-    "She said that the computer was too slow.",
-    "Click the button to open the settings.",
-    "These packages are not part of the release.",
+    "The program can be installed.",
+    "You need the new password.",
+    "The disk is full , sorry.",
+    "She said it was slow.",
+    "Click the button to continue.",
+    "These packages are not free.",
     "The kernel finds the devices.",
-    "A good translation keeps the meaning.",
+    "A good translation is short.",
 ]
 
 
