@@ -142,7 +142,9 @@ def sweep(
     if share.rank:
         return
     rival = baseline if baseline in families and len(families) > 1 else None
-    page, found = write_sweep_report(out, baseline=rival, at=where, resamples=resamples)
+    page, found = write_sweep_report(
+        out, baseline=rival, at=where, tokenizer=tokenizer, resamples=resamples
+    )
     if as_json:
         rows = json.loads(table(points, unit=unit, tokenizer=tokenizer).to_json(orient="records"))
         typer.echo(json.dumps({"points": rows, "differences": _rows(found)}, indent=2))
@@ -160,6 +162,7 @@ def plot(
     baseline: Baseline = None,
     at: At = "2,3,4,5,6",
     resamples: Annotated[int, typer.Option(help="Of the sentences, for intervals.")] = 1000,
+    tokenizer: Tokenizer = "13a",
     sentence: Annotated[
         int | None, typer.Option(help="Number of the sentence to show word by word.", min=1)
     ] = None,
@@ -173,6 +176,7 @@ def plot(
         at=numbers(at, "--at"),
         latencies=x.split(","),
         quality=y,
+        tokenizer=tokenizer,
         resamples=resamples,
         sentence=None if sentence is None else sentence - 1,
     )

@@ -128,6 +128,7 @@ def against(
     at: Sequence[float],
     latencies: Sequence[str] = LATENCIES,
     unit: Unit = "word",
+    tokenizer: str = "13a",
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[tuple[str, str], list[Difference]]:
@@ -142,6 +143,7 @@ def against(
         at: latencies.
         latencies: metrics to hold equal.
         unit: that they count.
+        tokenizer: of BLEU, see :func:`psfuture.metrics.quality`.
         resamples: see :func:`psfuture.bootstrap.compare_at`.
         seed: the same.
 
@@ -156,7 +158,10 @@ def against(
     families: Mapping[str, None] = dict.fromkeys(point.family for point in points)
     if baseline not in families:
         raise InvalidSetting(f"no family {baseline!r} to compare with; there are {[*families]}")
-    curves = {name: Measured(curve, unit=unit) for name, curve in curves_of(points).items()}
+    curves = {
+        name: Measured(curve, unit=unit, tokenizer=tokenizer)
+        for name, curve in curves_of(points).items()
+    }
     rivals = dict.fromkeys(point.curve for point in points if point.family == baseline)
     moving = {point.curve for point in points if point.knob is not None}
     return {

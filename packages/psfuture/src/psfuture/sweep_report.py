@@ -25,6 +25,7 @@ def write_sweep_report(
     at: Sequence[float] = (2, 3, 4, 5, 6),
     latencies: Sequence[str] = LATENCIES,
     quality: str = "BLEU",
+    tokenizer: str = "13a",
     resamples: int = 1000,
     seed: int = 0,
     sentence: int | None = None,
@@ -37,6 +38,7 @@ def write_sweep_report(
         at: latencies of the comparison.
         latencies: a figure each.
         quality: what the figures show; intervals are drawn around BLEU.
+        tokenizer: of BLEU, see :func:`psfuture.metrics.quality`.
         resamples: see :func:`psfuture.bootstrap.compare_at`.
         seed: the same.
         sentence: place of the one that is shown word by word; None takes the first of fitting
@@ -54,12 +56,22 @@ def write_sweep_report(
     if not points:
         raise NothingMeasurable(f"{folder} holds no finished point: run the sweep to its end")
     unit = run.config.get("unit", "word")
-    frame = table(points, unit=unit)
-    measured = {name: Measured(curve, unit=unit) for name, curve in curves_of(points).items()}
+    frame = table(points, unit=unit, tokenizer=tokenizer)
+    measured = {
+        name: Measured(curve, unit=unit, tokenizer=tokenizer)
+        for name, curve in curves_of(points).items()
+    }
     found: Found = {}
     if baseline is not None:
         found = against(
-            points, baseline, at=at, latencies=latencies, unit=unit, resamples=resamples, seed=seed
+            points,
+            baseline,
+            at=at,
+            latencies=latencies,
+            unit=unit,
+            tokenizer=tokenizer,
+            resamples=resamples,
+            seed=seed,
         )
     sections = []
     for latency in latencies:
@@ -84,7 +96,9 @@ def write_sweep_report(
         plot_traces(chosen, path)
         caption = "Right: a source word is read. Down: a target word is shown."
         sections.append(Section("One sentence", figure=path, caption=caption))
-    sections.append(Section("All points", table=points_table(points, unit=unit)))
+    sections.append(
+        Section("All points", table=points_table(points, unit=unit, tokenizer=tokenizer))
+    )
     page = write_report(run, title="Latency and quality", sections=sections)
     return page, found
 
