@@ -110,13 +110,14 @@ if __name__ == "__main__":
     with torch.inference_mode():
         ours(backend, source[:3]), naive(network, source[:3])  # warm
         rounds = [(ours(backend, source), naive(network, source)) for _ in range(3)]
-    off = max(
-        abs(a - b) for (_, x), (_, y) in rounds for a, b in zip(x, y, strict=True)
+    off = max(abs(a - b) for (_, x), (_, y) in rounds for a, b in zip(x, y, strict=True))
+    print(
+        f"Marian of OPUS-MT's shape, {WORDS} words read and written in turn, one thread, 3 rounds"
     )
-    print(f"Marian of OPUS-MT's shape, {WORDS} words read and written in turn, one thread, 3 rounds")
     for kind in ("READ", "WRITE"):
         a, b = (
-            statistics.median(s for each in rounds for s in each[which][0][kind]) for which in (0, 1)
+            statistics.median(s for each in rounds for s in each[which][0][kind])
+            for which in (0, 1)
         )
         print(f"median {kind}: {1000 * a:.1f} ms, two calls {1000 * b:.1f} ms: {b / a:.2f} times")
     total = [sum(sum(map(sum, r[which][0].values())) for r in rounds) for which in (0, 1)]

@@ -68,6 +68,8 @@ if __name__ == "__main__":
             differing += not same
     print(f"{model.name}, {SENTENCES} sentences, {len(THRESHOLDS)} thresholds, one thread")
     print(f"naive loop {theirs:.1f} s, sweep {ours:.1f} s: {theirs / ours:.1f} times as fast")
-    print(f"{decisions} reads and writes; {differing} of {len(looped) * SENTENCES} sentences differ")
+    print(
+        f"{decisions} reads and writes; {differing} of {len(looped) * SENTENCES} sentences differ"
+    )
     if differing or theirs < FLOOR * ours:
         raise SystemExit(f"below the floor of {FLOOR} times, or outputs differ")

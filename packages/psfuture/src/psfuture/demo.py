@@ -1,23 +1,190 @@
-"""The smallest real example of psfuture."""
+"""The demonstration: every policy on real text, and one sentence while it is read."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import psfuture
+import torch
+
+from lipogram.report import Cell, Section, Table, write_report
 from lipogram.runs import Run
+from psfuture.backend import Backend
+from psfuture.bootstrap import Measured, bands
+from psfuture.curves import plot_curves, plot_traces
+from psfuture.debian_text import evaluation_split
+from psfuture.lm_future import LanguageModel
+from psfuture.metrics import score
+from psfuture.models import load
+from psfuture.points import Point, curves_of, table
+from psfuture.policies import Policy, PsFuture, WaitK
+from psfuture.simulation_run import alone
+from psfuture.study import LM, PACED, WAIT, Finding, findings, findings_table, run_study
+from psfuture.sweep_report import points_table
+from psfuture.trace import Trace
+
+SENTENCES, TIMED = 40, 4
+SHOWN_THRESHOLD, SHOWN_LAG = 0.1, 3
+DRAWN = (LM, PACED, "PsFuture, fixed future", WAIT, "true future", "offline")
+
+LEAD = (
+    "English to Portuguese by a model that was trained on whole sentences, made simultaneous "
+    "without training. PsFuture writes the next word where futures invented by a small language "
+    "model would not change it; wait-k stays k words behind, whatever is said. Sentences are of "
+    "the Debian handbook, from pages where nothing was chosen."
+)
+RIVALS = (
+    "DAL counts the words of a burst as late, so there the policy writes one word a read. The "
+    "true next words, which nobody has, show how far better futures could go."
+)
 
 
-def run_demo(folder: Path) -> dict[str, Any]:
-    """Run the example in `folder`.
+def run_demo(
+    folder: Path,
+    *,
+    sentences: int = SENTENCES,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Curves of all policies over some sentences, in `folder` with a page; resumes.
+
+    Args:
+        folder: of the run: report.html, its figures, `curve.tsv`, traces and summary.json.
+        sentences: how many are read.
+        progress: told what is being worked on.
 
     Returns:
-        The summary, as written to `folder/summary.json`. Its "headline" maps the names of the few
-        figures that matter to their values.
+        The summary: "headline" maps the names of the few figures that matter to their values,
+        "sentence" is a trace as :meth:`psfuture.trace.Trace.as_json` gives it.
 
     Raises:
+        MissingAsset: the models or the text are not on this machine and cannot be fetched.
         RunMismatch: `folder` holds a run with other settings.
     """
-    run = Run.create(folder, {"seed": 0}, package="lipogram-psfuture")
-    summary = {"headline": {"version": psfuture.__version__}}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices this small wait for each other on more
+    try:
+        return _run(folder, sentences, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(folder: Path, sentences: int, progress: Callable[[str], None]) -> dict[str, Any]:
+    progress("loading the translation model and SmolLM2-135M")
+    backend, future = load("enpt"), LanguageModel()
+    text = evaluation_split("pt-br").fresh.sample(sentences)
+    progress("one stream at a time, by the clock")
+    costs = _costs(backend, future, text.sources[:TIMED], text.targets[:TIMED])
+    progress(f"{len(text)} sentences by every policy")
+    points = run_study(
+        folder,
+        backend,
+        future,
+        text.sources,
+        text.targets,
+        prefixes=(True,),
+        progress=lambda done: progress(f"{done} of {len(text)} sentences"),
+    )
+    progress("intervals and figures")
+    found = findings(points)
+    traces = _shown(points)
+    run = Run.open(folder)
+    page = write_report(
+        run,
+        title="Simultaneous translation without training",
+        lead=LEAD,
+        key_figures=_headline(points, found, costs),
+        sections=_sections(run, points, found, costs, traces),
+    )
+    summary = {
+        "headline": _headline(points, found, costs),
+        "sentence": next(iter(traces.values())).as_json(),
+        "page": page.name,
+    }
     run.summary(summary)
     return summary
+
+
+def _costs(
+    backend: Backend, future: LanguageModel, sources: Sequence[str], references: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Latency with and without computation, and milliseconds after each READ, by policy."""
+    chosen: dict[str, Policy] = {
+        f"PsFuture {SHOWN_THRESHOLD:g}": PsFuture(SHOWN_THRESHOLD, future, write_from="pseudo"),
+        f"wait-{SHOWN_LAG}": WaitK(SHOWN_LAG),
+    }
+    found = {}
+    for name, policy in chosen.items():
+        traces = [alone(backend, policy, *pair) for pair in zip(sources, references, strict=True)]
+        spent = sorted(ms for trace in traces for ms in trace.compute_ms)
+        scored = score(traces)
+        found[name] = {
+            "LAAL": scored["LAAL"],
+            "LAAL with computation": scored["LAAL_CA"],
+            "median ms a READ": spent[len(spent) // 2],
+        }
+    return found
+
+
+def _headline(
+    points: Sequence[Point], found: Sequence[Finding], costs: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    offline = next(row for row in table(points).to_dict("records") if row["policy"] == "offline")
+    held = {"BLEU offline": float(offline["BLEU"])}
+    for family, latency, at in ((LM, "LAAL", 3.5), (PACED, "DAL", 4.5)):
+        for finding in found:
+            for row in finding.rows:
+                same = finding.curve.startswith(f"{family}, closed") and row.latency == latency
+                if same and row.at == at and row.difference is not None:
+                    name = f"BLEU over wait-k at {latency} {at:g}"
+                    held[name] = row.difference
+                    held[f"{name}, from"], held[f"{name}, to"] = row.low or 0.0, row.high or 0.0
+    name, cost = next(iter(costs.items()))
+    return held | {f"ms a READ, {name}": cost["median ms a READ"]}
+
+
+def _shown(points: Sequence[Point]) -> dict[str, Trace]:
+    """A sentence of middling length by PsFuture and by wait-k."""
+    wanted = {LM: SHOWN_THRESHOLD, WAIT: float(SHOWN_LAG)}
+    chosen = {
+        f"{point.family} {point.knob:g}": point.traces
+        for point in points
+        if point.knob is not None and wanted.get(point.family) == point.knob
+    }
+    first = next(iter(chosen.values()))
+    place = min(range(len(first)), key=lambda at: abs(len(first[at].source) - 14))
+    return {name: traces[place] for name, traces in chosen.items()}
+
+
+def _sections(
+    run: Run,
+    points: Sequence[Point],
+    found: Sequence[Finding],
+    costs: dict[str, dict[str, float]],
+    traces: dict[str, Trace],
+) -> list[Section]:
+    sentence = run.figure("trace.svg")
+    plot_traces(traces, sentence)
+    sections = [
+        Section(
+            "One sentence, word by word",
+            figure=sentence,
+            caption="Right: a source word is read. Down: a target word is shown.",
+        )
+    ]
+    drawn = [point for point in points if point.family in DRAWN]
+    frame = table(drawn)
+    measured = {name: Measured(curve) for name, curve in curves_of(drawn).items()}
+    for latency in ("LAAL", "DAL"):
+        path = run.figure(f"curve-{latency}.svg")
+        intervals = {name: bands(latency, curve) for name, curve in measured.items()}
+        plot_curves(frame, path, x=latency, bands=intervals)
+        caption = "Points carry their threshold or k; bands are 95 % intervals over sentences."
+        sections.append(Section(f"BLEU over {latency}", figure=path, caption=caption))
+    sections.append(Section("Against wait-k at equal latency", RIVALS, findings_table(found)))
+    rows: list[list[Cell]] = [[name, *cost.values()] for name, cost in costs.items()]
+    cost_table = Table(["policy", *next(iter(costs.values()))], rows, digits=2)
+    about = f"{TIMED} sentences as streams, one thread, a source word every 400 ms."
+    sections.append(Section("What it costs", about, cost_table))
+    sections.append(Section("All points", table=points_table(points)))
+    return sections
