@@ -315,6 +315,11 @@ def test_parallel_text_is_brought_and_swept(ready, tmp_path):
             2,
             "wait:x",
         ),
+        (
+            ("sweep", "en.txt", "--refs", "pt.txt", "--out", "run", "--baseline", "hold"),
+            2,
+            "'hold' is none of psfuture, wait, agreement, offline",
+        ),
         (("calibrate", "en.txt", "--targets", "0,99"), 2, "cannot be reached"),
         (("calibrate", "en.txt", "--metric", "BLEU"), 2, "BLEU"),
         (("plot", "junk"), 1, "no run"),

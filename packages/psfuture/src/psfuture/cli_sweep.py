@@ -41,7 +41,8 @@ Analysis = Annotated[
 ]
 At = Annotated[str, typer.Option(help="Latencies, by commas, that policies are compared at.")]
 Baseline = Annotated[
-    str | None, typer.Option(help="Policy that the others are compared with, such as wait.")
+    str | None,
+    typer.Option(help="Policy that the others are compared with; a sweep takes wait if it can."),
 ]
 
 
@@ -104,7 +105,7 @@ def sweep(
     first: First = None,
     timed: Timed = False,
     analysis: Analysis = False,
-    baseline: Baseline = "wait",
+    baseline: Baseline = None,
     at: At = "2,3,4,5,6",
     resamples: Annotated[int, typer.Option(help="Of the sentences, for intervals.")] = 1000,
     tokenizer: Tokenizer = "13a",
@@ -112,6 +113,7 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Curves of several policies, compared at equal latency; torchrun shares the sentences."""
+    from lipogram.errors import InvalidSetting
     from lipogram.progress import bar
     from psfuture.points import table
     from psfuture.sweep_report import comparison_table, points_table, write_sweep_report
@@ -121,6 +123,9 @@ def sweep(
     lines, translations = both(source, refs, first)
     closed = [True, False] if both_prefixes else [decisions.prefix_eos]
     families = decisions.families(policy or FAMILIES, closed)
+    if baseline is not None and baseline not in families:
+        raise InvalidSetting(f"--baseline {baseline!r} is none of {', '.join(families)}")
+    rival = baseline or ("wait" if "wait" in families and len(families) > 1 else None)
     unit: Any = decisions.unit
     share = Share.of_launcher()
     backend = model.load()
@@ -141,7 +146,6 @@ def sweep(
         )
     if share.rank:
         return
-    rival = baseline if baseline in families and len(families) > 1 else None
     page, found = write_sweep_report(
         out, baseline=rival, at=where, tokenizer=tokenizer, resamples=resamples
     )
