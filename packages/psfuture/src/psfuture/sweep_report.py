@@ -140,8 +140,9 @@ def comparison_table(found: Found) -> Table:
 
 
 def _sentence(points: Sequence[Point], place: int | None) -> dict[str, Trace]:
-    """One sentence by the middle points of two curves at most; nothing where none fits."""
-    curves = list(curves_of([point for point in points if point.knob is not None]).items())[:2]
+    """One sentence by the middle points of the two longest curves; nothing where none fits."""
+    moving = curves_of([point for point in points if point.knob is not None])
+    curves = sorted(moving.items(), key=lambda item: -len(item[1]))[:2]
     middle = {}
     for name, curve in curves:
         knobs = list(curve)
