@@ -18,17 +18,20 @@ from lipogram.runs import Run
 from psfuture import models, p2f_targets, p2f_training
 from psfuture.bergamot import BergamotBackend
 from psfuture.bergamot_training import BergamotForTraining, BergamotPairTokenizer
+from psfuture.hf_backend import HFBackend
 from psfuture.p2f_losses import held_out_losses
 from psfuture.p2f_settings import P2FSettings
 from psfuture.p2f_targets import kept_translations, translations
 from psfuture.p2f_training import train_p2f
 from psfuture.prefix_draw import draw_prefix
 
+from . import test_hf_backend as hf
 from .marian_models import SYLLABLES, write_model
 from .p2f_models import backend, pairs, tokenizer
 from .p2f_run import SETTINGS
 from .toy_backend import ToyBackend
 
+pieces = hf.pieces
 PICKLES = (".bin", ".pt", ".pth", ".pkl")
 
 
@@ -144,6 +147,29 @@ def test_another_run_does_not_take_over_a_folder(straight, settings, data, name)
     with pytest.raises(RunMismatch, match=name):
         train_p2f(backend(), data, straight, settings)
     assert model_bytes(straight) == before
+
+
+@pytest.mark.parametrize("kind", list(hf.CODES))
+def test_a_multilingual_model_learns_what_its_decoder_is_asked(kind, pieces, tmp_path):
+    """Behind the language that the backend forces come the target and its end."""
+    model, tokenizer = hf.multilingual(kind, pieces, tmp_path)
+    source, target = hf.CODES[kind]
+    backend = HFBackend(model, tokenizer, src_lang=source, tgt_lang=target)
+    _, ids = p2f_training._trainable(backend, P2FSettings())
+    body = tokenizer("the cat", add_special_tokens=False)["input_ids"]
+    labels = ids.target_ids("the cat")
+    seen = []
+    model.get_decoder().register_forward_pre_hook(
+        lambda _, args, named: seen.extend(named["input_ids"].tolist()), with_kwargs=True
+    )
+    model(input_ids=torch.tensor([[5, 2]]), labels=torch.tensor([labels]))
+    inputs = seen[-1]
+    start = list(backend.direction.start)
+    assert inputs[: len(start + body)] == start + body
+    assert labels[len(start) - 1 :][: len(body) + 1] == [*body, backend.eos]
+    for closed in (True, False):
+        wanted = backend.source_ids(["the", "cat"], closed=closed)
+        assert ids.source_ids(["the", "cat"], closed=closed) == wanted
 
 
 @pytest.mark.parametrize("objective", ["p2f", "ce", "multipath"])

@@ -29,6 +29,7 @@ from psfuture.backend import Backend
 from psfuture.bergamot import BergamotBackend
 from psfuture.bergamot_training import BergamotForTraining, BergamotPairTokenizer
 from psfuture.hf_backend import HFBackend
+from psfuture.hf_languages import language_codes
 from psfuture.p2f_batches import HFPairTokenizer, PairTokenizer, examples_of, token_batches
 from psfuture.p2f_losses import held_out_losses
 from psfuture.p2f_settings import P2FSettings
@@ -140,10 +141,12 @@ def _trainable(backend: Backend, settings: P2FSettings) -> tuple[Any, PairTokeni
         backend.model.get_decoder().get_input_embeddings(),
     ):
         embeddings.requires_grad_(not settings.freeze_embeddings)
-    direction = backend.direction
-    if direction.src_lang is not None:
-        backend.tokenizer.src_lang = direction.src_lang
-    return backend.model, HFPairTokenizer(backend.tokenizer, prefix=direction.prefix)
+    direction, tokenizer = backend.direction, backend.tokenizer
+    if codes := language_codes(tokenizer):
+        tokenizer.src_lang = direction.src_lang
+        names = {code: name for name, code in codes.items()}
+        tokenizer.tgt_lang = names[direction.start[-1]]
+    return backend.model, HFPairTokenizer(tokenizer, prefix=direction.prefix)
 
 
 def _fitting(
