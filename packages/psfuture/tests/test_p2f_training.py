@@ -203,6 +203,14 @@ def test_too_few_pairs_and_models_that_cannot_be_trained_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_that_says_nothing_cannot_be_its_own_teacher(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        p2f_targets, "translations", lambda model, sources, unit: [""] * len(sources)
+    )
+    with pytest.raises(InvalidSetting, match="none of 12 sources"):
+        train_p2f(backend(), pairs(16), tmp_path / "run", SETTINGS)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

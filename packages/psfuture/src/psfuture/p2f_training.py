@@ -35,7 +35,7 @@ from psfuture.p2f_losses import held_out_losses
 from psfuture.p2f_settings import P2FSettings
 from psfuture.p2f_targets import kept_translations
 from psfuture.p2f_trainer import P2FTrainer
-from psfuture.units import split
+from psfuture.units import source_words, split
 
 Pairs = Sequence[tuple[str, str]]
 MODEL, CHECKPOINTS, TARGETS = "model", "checkpoints", "targets.jsonl"
@@ -53,8 +53,8 @@ def train_p2f(
     :func:`psfuture.models.load` reads (a Bergamot model as `bergamot:OUT/model`).
 
     Args:
-        backend: a Bergamot model or one of transformers, which is trained in place, or what
-            :func:`psfuture.models.load` takes.
+        backend: a Bergamot model or one of transformers, which is trained in place, so that it has
+            to be loaded anew for the same call again; or what :func:`psfuture.models.load` takes.
         pairs: sentences and their translations; the last `settings.held_out` are measured on.
         out: of this run alone.
         settings: how to train.
@@ -157,7 +157,8 @@ def _fitting(
     for source, target in pairs:
         if not split(source, settings.unit) or not split(target, settings.unit):
             continue
-        tokens = tokenizer.source_ids(source.split(), closed=True), tokenizer.target_ids(target)
+        words = source_words(split(source, settings.unit), settings.unit)
+        tokens = tokenizer.source_ids(words, closed=True), tokenizer.target_ids(target)
         if max(map(len, tokens)) <= settings.longest:
             kept.append((source, target))
     return kept, len(pairs) - len(kept)
@@ -183,7 +184,13 @@ def _own_targets(
     sources = [source for source, _ in pairs]
     with bar("translating", len(sources)) as advance:
         found = kept_translations(backend, sources, path, unit=settings.unit, progress=advance)
-    return [pair for pair in zip(sources, found, strict=True) if pair[1].split()]
+    kept = [pair for pair in zip(sources, found, strict=True) if pair[1].split()]
+    if not kept:
+        raise InvalidSetting(
+            f"the model translates none of {len(sources)} sources into anything: train it with "
+            "targets='reference'"
+        )
+    return kept
 
 
 def _trainer(
