@@ -8,7 +8,7 @@ from lipogram.errors import CorruptState, InvalidSetting
 from psfuture.calibration import Calibration, Level, calibrate
 from psfuture.futures import Ellipsis
 from psfuture.metrics import corpus_latency
-from psfuture.policies import PsFuture
+from psfuture.policies import Limits, PsFuture
 from psfuture.simulation import simulate, sweep_traces
 
 from .echo_server import english_portuguese
@@ -87,7 +87,17 @@ def test_wrong_settings_are_refused(enpt):
 
 
 MADE = Calibration(
-    "bergamot:enpt@1", "lm", True, "cosine", "mean", "AL", "word", 9, {"low": Level(0.1, 3.0, 3.02)}
+    model="bergamot:enpt@1",
+    future="lm",
+    prefix_eos=True,
+    divergence="cosine",
+    reduce="mean",
+    write_from="partial",
+    max_words_per_read=None,
+    metric="AL",
+    unit="word",
+    sentences=9,
+    levels={"low": Level(0.1, 3.0, 3.02)},
 )
 
 
@@ -110,6 +120,8 @@ def test_a_file_of_another_model_is_refused_by_name(tmp_path):
         {"prefix_eos": "yes"},
         {"divergence": "wasserstein"},
         {"reduce": "sum"},
+        {"write_from": "memory"},
+        {"max_words_per_read": 0},
         {"metric": "BLEU"},
         {"unit": "metre"},
         {"sentences": 0},
@@ -146,6 +158,8 @@ def test_a_level_fits_no_other_policy():
         PsFuture(prefix_eos=False),
         PsFuture(divergence="js"),
         PsFuture(reduce="max", future=Ellipsis()),
+        PsFuture(write_from="mix"),
+        PsFuture(limits=Limits(max_words_per_read=1)),
     ):
         with pytest.raises(InvalidSetting, match="carry over"):
             MADE.applied(other, "low")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lipogram import assets
-from psfuture import models
+from psfuture import models, policy_text
 from psfuture.cli import main
 
 from .echo_server import english_portuguese
@@ -59,6 +59,8 @@ def command(monkeypatch, capsys, tmp_path):
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.setattr(sys, "argv", ["psfuture", *map(str, arguments)])
         monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        # The language model takes seconds to load; it has a test of its own.
+        monkeypatch.setattr(policy_text, "default_future", lambda *_: "fixed: and so on.")
         with open(typed_in) as stdin:
             monkeypatch.setattr(sys, "stdin", stdin)
             with pytest.raises(SystemExit) as stopped:
@@ -132,7 +134,9 @@ def test_words_are_translated_while_they_are_typed(model):
         while len([event for event in events if event["kind"] == "read"]) < 3:
             events.append(json.loads(process.stdout.readline()))
         assert [e["text"] for e in events if e["kind"] == "read"] == ["Click", "the", "button"]
-        rest, _ = process.communicate("now .\n", timeout=60)
+        process.stdin.write("now .\n")
+        process.stdin.close()
+        rest = process.stdout.read()  # communicate() would lose lines that were read ahead
     finally:
         process.kill()
         process.wait()
@@ -151,6 +155,17 @@ def test_a_line_in_is_a_line_out_and_what_the_simulation_says(ready, files, tmp_
     traces = [json.loads(line) for line in (tmp_path / "run/trace.jsonl").read_text().splitlines()]
     assert shown.splitlines() == [" ".join(trace["words"]) for trace in traces]
     assert shown.splitlines()[1] == shown.splitlines()[3] == ""
+
+
+def test_english_is_continued_by_a_language_model(ready):
+    if assets.find("smollm2") is None:
+        pytest.skip("smollm2 is not here; `psfuture demo` brings it")
+    asked = ("--future", "lm", "--max-words-per-read", 1, "--json")
+    lines = ready("translate", *asked, text="Click the button to open the file .").splitlines()
+    events = [json.loads(line) for line in lines]
+    early = [e["src_read"] for e in events if e["kind"] == "write" and e["src_read"] < 8]
+    assert early
+    assert max(map(early.count, early)) == 1
 
 
 def test_an_empty_line_has_no_delays(ready):

@@ -267,6 +267,51 @@ def compare_at(
     return rows
 
 
+def compare_runs_at(
+    latency: str,
+    at: Sequence[float],
+    runs: Sequence[tuple[Curve | Measured, Curve | Measured]],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> list[Difference]:
+    """How much higher BLEU is on average over pairs of curves, such as one pair a training seed.
+
+    The sentences of a draw are the same for all pairs, and their differences are averaged in it:
+    the interval is over sentences, not over further trainings. The rest is as :func:`compare_at`.
+
+    Raises:
+        InvalidSetting: no pair, and as :func:`compare_at`.
+    """
+    _check(resamples, confidence)
+    if not runs:
+        raise InvalidSetting("runs are compared by pairs of curves: give one at least")
+    pairs = [(_measured(a), _measured(b)) for a, b in runs]
+    sentences = pairs[0][0].sentences
+    if any(curve.sentences != sentences for pair in pairs for curve in pair):
+        raise InvalidSetting("paired curves need the same sentences with the same references")
+    weights = _draws(len(sentences), resamples, seed)
+    drawn = [[c.on(latency, weights) for c in pair] for pair in pairs]
+    whole = [[c.on(latency, np.ones((1, len(sentences)))) for c in pair] for pair in pairs]
+    rows = []
+    for value in at:
+        a, b = (
+            float(np.mean([_read_off(*pair[which], value)[0] for pair in whole]))
+            for which in (0, 1)
+        )
+        each = np.mean(
+            [_read_off(*pair[0], value) - _read_off(*pair[1], value) for pair in drawn], axis=0
+        )
+        low, high = _interval(each, confidence)
+        if not np.isfinite([a, b, low, high]).all():
+            gap = f"{latency} {value:.3g} is outside of a curve, or of too many resamples of one"
+            rows.append(Difference(latency, value, gap=gap))
+            continue
+        rows.append(Difference(latency, value, a, b, a - b, low, high))
+    return rows
+
+
 def bands(
     latency: str,
     curve: Curve | Measured,

@@ -59,6 +59,8 @@ class Calibration:
         prefix_eos: whether prefixes are closed.
         divergence: by name.
         reduce: over several futures.
+        write_from: distribution that is written from.
+        max_words_per_read: see :class:`psfuture.policies.Limits`.
         metric: of the latency.
         unit: that it counts.
         sentences: that it was measured on.
@@ -70,6 +72,8 @@ class Calibration:
     prefix_eos: bool
     divergence: str
     reduce: Literal["mean", "max"]
+    write_from: Literal["partial", "pseudo", "mix"]
+    max_words_per_read: int | None
     metric: Metric
     unit: Unit
     sentences: int
@@ -91,11 +95,12 @@ class Calibration:
         Raises:
             InvalidSetting: no such level, or a policy that differs in what the threshold hangs on.
         """
-        for name in ("prefix_eos", "divergence", "reduce"):
-            if getattr(policy, name) != getattr(self, name):
+        own = vars(policy) | vars(policy.limits)
+        for name in ("prefix_eos", "divergence", "reduce", "write_from", "max_words_per_read"):
+            if own[name] != getattr(self, name):
                 raise InvalidSetting(
                     f"calibrated with {name} {getattr(self, name)!r}, the policy has "
-                    f"{getattr(policy, name)!r}: the threshold does not carry over"
+                    f"{own[name]!r}: the threshold does not carry over"
                 )
         return replace(policy, threshold=self.level(level).threshold)
 
@@ -187,6 +192,8 @@ def calibrate(
         prefix_eos=policy.prefix_eos,
         divergence=policy.divergence,
         reduce=policy.reduce,
+        write_from=policy.write_from,
+        max_words_per_read=policy.limits.max_words_per_read,
         metric=metric,
         unit=unit,
         sentences=len(sources),
@@ -272,6 +279,9 @@ def _check(path: Path, made: Calibration) -> None:
         "prefix_eos": not isinstance(made.prefix_eos, bool),
         "divergence": made.divergence not in RANGES,
         "reduce": made.reduce not in ("mean", "max"),
+        "write_from": made.write_from not in ("partial", "pseudo", "mix"),
+        "max_words_per_read": made.max_words_per_read is not None
+        and (type(made.max_words_per_read) is not int or made.max_words_per_read < 1),
         "metric": made.metric not in get_args(Metric),
         "unit": made.unit not in ("word", "char"),
         "sentences": type(made.sentences) is not int or made.sentences < 1,

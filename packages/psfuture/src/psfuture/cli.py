@@ -24,7 +24,7 @@ from psfuture.cli_options import (
     sentences,
     spread,
 )
-from psfuture.cli_show import reporter, tell_scores
+from psfuture.cli_show import reporter, show_trace, tell_scores
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,9 +60,13 @@ def demo(
 ) -> None:
     """Curves of all policies on real text, and one sentence word by word: one page, offline."""
     from psfuture.demo import run_demo
+    from psfuture.trace import Trace
 
-    for figure, value in run_demo(out)["headline"].items():
-        typer.echo(f"{figure}: {value}")
+    summary = run_demo(out, progress=say)
+    show_trace(Trace.from_json(summary["sentence"]))
+    for figure, value in summary["headline"].items():
+        typer.echo(f"{figure}: {value:.2f}")
+    typer.echo(f"report: {out / summary['page']}")
 
 
 @app.command()
@@ -82,7 +86,7 @@ def translate(
     from psfuture.typed_text import typed_words
 
     backend = model.load()
-    chosen = calibrated.policy(policy, decisions, backend)
+    chosen = calibrated.policy(policy, decisions, model, backend)
     unit: Any = decisions.unit
     tell = reporter(as_json=as_json, unit=unit)
     number, session = 1, None
@@ -116,8 +120,7 @@ def calibrate(
 
     wanted = numbers(targets, "--targets")
     lines, translations = sentences(source, refs, first)
-    policy: Any = decisions.policy(POLICY)
-    named: dict[str, Any] = {} if decisions.future is None else {"future": decisions.future}
+    policy: Any = decisions.policy(POLICY, model)
     backend = model.load()
     say(f"bisecting on {len(lines)} sentences")
     found = find(
@@ -128,7 +131,7 @@ def calibrate(
         references=translations,
         metric=metric,  # type: ignore[arg-type]
         unit=decisions.unit,  # type: ignore[arg-type]
-        **named,
+        future=decisions.future or model.future,
     )
     found.write(out)
     rows: list[list[Any]] = [

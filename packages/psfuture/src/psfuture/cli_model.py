@@ -134,7 +134,7 @@ def serve(
 
     limits = ServerLimits(sessions=sessions)
     backend = model.load()
-    chosen = calibrated.policy(policy, decisions, backend)
+    chosen = calibrated.policy(policy, decisions, model, backend)
     if not isinstance(chosen, PsFuture):
         raise InvalidSetting(f"the first lane is psfuture's, --policy cannot be {policy!r}")
     run(
@@ -143,7 +143,7 @@ def serve(
         port=port,
         policy=chosen,
         k=k,
-        future=decisions.future,
+        future=decisions.future or model.future,
         limits=limits,
         allow_remote=allow_remote,
         ready=lambda url: typer.echo(f"serving {url} (Ctrl-C ends it)"),

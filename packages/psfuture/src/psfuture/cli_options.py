@@ -7,7 +7,7 @@ import inspect
 import os
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from psfuture.backend import Backend
     from psfuture.policies import Limits, Policy
 
-POLICY = "psfuture:0.02"
+POLICY = "psfuture"
 
 Source = Annotated[
     Path,
@@ -31,7 +31,7 @@ PolicyText = Annotated[
     str,
     typer.Option(
         "--policy",
-        help="psfuture:0.02, wait:3, agreement:2, hold:4, alignatt:2, agree or offline.",
+        help="psfuture:0.1, wait:3, agreement:2, hold:4, alignatt:2, agree or offline.",
     ),
 ]
 Tokenizer = Annotated[str, typer.Option(help="Of BLEU: 13a, zh, ja-mecab, char, … of sacrebleu.")]
@@ -55,6 +55,13 @@ class ModelOptions:
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto"
 
+    @property
+    def future(self) -> str:
+        """What is invented unless told otherwise."""
+        from psfuture.policy_text import default_future
+
+        return default_future(self.model, self.src_lang)
+
     def load(self) -> Backend:
         """The model; of several processes on one machine each takes a GPU of its own."""
         from psfuture.models import load
@@ -74,7 +81,10 @@ class DecisionOptions:
 
     future: Annotated[
         str | None,
-        typer.Option(help='lm, lm:MODEL, "fixed: and so on.", ellipsis, eos, frequent:FILE, …'),
+        typer.Option(
+            help='lm, lm:MODEL, "fixed: and so on.", ellipsis, eos, frequent:FILE, …; lm by '
+            "default where the source is known to be English."
+        ),
     ] = None
     divergence: Annotated[
         str | None, typer.Option(help="cosine, js, kl, tv, l2, agree or topk_cosine.")
@@ -90,20 +100,30 @@ class DecisionOptions:
         None
     )
     max_consecutive_writes: Annotated[int | None, typer.Option(help="Then a word is read.")] = None
+    max_words_per_read: Annotated[
+        int | None, typer.Option(help="Words begun after each word read; 1 writes evenly.")
+    ] = None
     unit: Annotated[str, typer.Option(help="word, or char for Chinese and Japanese.")] = "word"
 
     def limits(self) -> Limits:
         """See :class:`psfuture.policies.Limits`."""
         from psfuture.policies import Limits
 
-        return Limits(self.min_reads, self.max_consecutive_reads, self.max_consecutive_writes)
+        return Limits(
+            self.min_reads,
+            self.max_consecutive_reads,
+            self.max_consecutive_writes,
+            self.max_words_per_read,
+        )
 
-    def policy(self, text: str) -> Policy:
+    def policy(self, text: str, model: ModelOptions) -> Policy:
         """The policy of that text."""
-        (policy,) = self.policies([text], [self.prefix_eos])
+        (policy,) = self.policies([text], [self.prefix_eos], model)
         return policy
 
-    def policies(self, texts: Sequence[str], prefixes: Sequence[bool]) -> list[Policy]:
+    def policies(
+        self, texts: Sequence[str], prefixes: Sequence[bool], model: ModelOptions
+    ) -> list[Policy]:
         """A policy for each text and prefix setting, with one future between them."""
         from lipogram.errors import InvalidSetting
         from psfuture.policy_text import make_future, make_policy
@@ -114,8 +134,8 @@ class DecisionOptions:
         if self.divergence is not None:
             more["divergence"] = self.divergence
         asking = [text for text in texts if text.partition(":")[0] in ("psfuture", "agree")]
-        if self.future is not None and asking:
-            more["future"] = make_future(self.future)
+        if asking:
+            more["future"] = make_future(self.future or model.future)
         if not asking and (self.future is not None or self.divergence is not None):
             raise InvalidSetting("--future and --divergence are for psfuture and agree")
         return [
@@ -129,7 +149,9 @@ class DecisionOptions:
             for text in texts
         ]
 
-    def families(self, texts: Sequence[str], prefixes: Sequence[bool]) -> dict[str, list[Policy]]:
+    def families(
+        self, texts: Sequence[str], prefixes: Sequence[bool], model: ModelOptions
+    ) -> dict[str, list[Policy]]:
         """Policies by their name, from texts like `wait:1,3`."""
         parted = [text.partition(":") for text in texts]
         every = [
@@ -137,7 +159,7 @@ class DecisionOptions:
             for name, _, knobs in parted
             for knob in knobs.split(",")
         ]
-        made = self.policies([text for _, text in every], prefixes)
+        made = self.policies([text for _, text in every], prefixes, model)
         names = [name for _ in prefixes for name, _ in every]
         found: dict[str, list[Policy]] = {name: [] for name in names}
         for name, policy in zip(names, made, strict=True):
@@ -155,16 +177,20 @@ class CalibrationOptions:
     ] = None
     level: Annotated[str, typer.Option(help="Of the calibration: low, medium, high.")] = "medium"
 
-    def policy(self, text: str, decisions: DecisionOptions, backend: Backend) -> Policy:
+    def policy(
+        self, text: str, decisions: DecisionOptions, model: ModelOptions, backend: Backend
+    ) -> Policy:
         """The calibrated policy, or that of the text where there is no calibration."""
         if self.calibration is None:
-            return decisions.policy(text)
+            return decisions.policy(text, model)
         from lipogram.errors import InvalidSetting
         from psfuture.calibration import Calibration
         from psfuture.policy_text import make_policy
 
         if text != POLICY or decisions.future or decisions.divergence:
             raise InvalidSetting("--calibration brings its own policy, future and divergence")
+        if decisions.max_words_per_read is not None:
+            raise InvalidSetting("--calibration brings its own words per read")
         held = Calibration.read(self.calibration, model=backend.name)
         if held.unit != decisions.unit:
             raise InvalidSetting(f"{self.calibration} is for the unit {held.unit}")
@@ -174,7 +200,8 @@ class CalibrationOptions:
             prefix_eos=held.prefix_eos,
             divergence=held.divergence,
             reduce=held.reduce,
-            limits=decisions.limits(),
+            write_from=held.write_from,
+            limits=replace(decisions.limits(), max_words_per_read=held.max_words_per_read),
         )
 
 

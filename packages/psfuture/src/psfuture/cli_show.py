@@ -14,6 +14,7 @@ from lipogram.console import show
 
 if TYPE_CHECKING:
     from psfuture.session import Event, Session
+    from psfuture.trace import Trace
 
 
 class Reporter(Protocol):
@@ -31,6 +32,17 @@ def reporter(*, as_json: bool, unit: str) -> Reporter:
     if as_json:
         return _Json()
     return _Colours() if sys.stdout.isatty() else _Plain("" if unit == "char" else " ")
+
+
+def show_trace(trace: Trace) -> None:
+    """A sentence word by word: what was read, and what was shown after it."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    for reads, word in enumerate(trace.source, 1):
+        shown = " ".join(w for w, at in zip(trace.words, trace.delays, strict=True) if at == reads)
+        console.print(f"{reads:>4}  {word:<20}", style="dim", end="", markup=False)
+        console.print(shown, style="bold green", markup=False)
 
 
 class _Plain:

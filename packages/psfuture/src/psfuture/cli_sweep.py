@@ -31,7 +31,7 @@ from psfuture.cli_show import steps, tell_scores
 if TYPE_CHECKING:
     from psfuture.sweep_report import Found
 
-FAMILIES = ("psfuture:0.002,0.005,0.01,0.02,0.05,0.1", "wait:1,2,3,5,7,9", "agreement:2", "offline")
+FAMILIES = ("psfuture:0.02,0.05,0.1,0.2,0.3,0.5", "wait:1,2,3,5,7,9", "agreement:2", "offline")
 
 Timed = Annotated[
     bool, typer.Option("--timed", help="Run sentences one by one and count their computation.")
@@ -69,13 +69,13 @@ def simulate(
     from psfuture.simulation_run import run_simulation
 
     lines, translations = sentences(source, refs, first)
-    chosen = decisions.policy(policy) if calibrated.calibration is None else None
+    chosen = decisions.policy(policy, model) if calibrated.calibration is None else None
     backend = model.load()
     with bar("sentences", len(lines)) as advance:
         scored = run_simulation(
             out,
             backend,
-            chosen or calibrated.policy(policy, decisions, backend),
+            chosen or calibrated.policy(policy, decisions, model, backend),
             lines,
             translations,
             unit=decisions.unit,  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ def sweep(
     where = numbers(at, "--at")
     lines, translations = both(source, refs, first)
     closed = [True, False] if both_prefixes else [decisions.prefix_eos]
-    families = decisions.families(policy or FAMILIES, closed)
+    families = decisions.families(policy or FAMILIES, closed, model)
     if baseline is not None and baseline not in families:
         raise InvalidSetting(f"--baseline {baseline!r} is none of {', '.join(families)}")
     rival = baseline or ("wait" if "wait" in families and len(families) > 1 else None)

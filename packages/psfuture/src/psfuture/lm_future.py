@@ -53,8 +53,9 @@ class LanguageModel:
         temperature: of the sampling; 0 takes the most probable token (K is 1 then).
         top_p: the smallest set of tokens of this probability is drawn from.
         seed: of the draws.
-        dtype: see :func:`lipogram.llm.precision.resolve_dtype`. In "float32" a suffix is the same
-            whatever else is asked; halves round otherwise in another batch, which changes some.
+        dtype: see :func:`lipogram.llm.precision.resolve_dtype`. In "float32", which "auto" is on a
+            CPU, a suffix is the same whatever else is asked; halves round otherwise in another
+            batch, which changes some.
         device: None is CUDA where there is one, else the CPU.
         batch_size: suffixes sampled at once.
 
@@ -74,7 +75,7 @@ class LanguageModel:
         temperature: float = 0.8,
         top_p: float = 0.9,
         seed: int = 0,
-        dtype: str = "fast",
+        dtype: str = "auto",
         device: str | None = None,
         batch_size: int = 128,
     ):

@@ -25,7 +25,7 @@ except ImportError as error:
 
 from psfuture.models import load
 from psfuture.policies import Limits
-from psfuture.policy_text import make_policy
+from psfuture.policy_text import default_future, make_policy
 from psfuture.session import Session
 
 
@@ -56,9 +56,14 @@ class PsFutureAgent(TextToTextAgent):
         )
         self.decides = make_policy(
             _policy_text(args.policy, args.threshold),
-            future=args.pseudo_future,
+            future=args.pseudo_future or default_future(args.model, args.source_lang),
             prefix_eos=args.prefix_eos,
-            limits=Limits(args.min_reads, args.max_consecutive_reads, args.max_consecutive_writes),
+            limits=Limits(
+                args.min_reads,
+                args.max_consecutive_reads,
+                args.max_consecutive_writes,
+                args.max_words_per_read,
+            ),
         )
         super().__init__(args)
 
@@ -67,12 +72,11 @@ class PsFutureAgent(TextToTextAgent):
         """Declare the agent's arguments."""
         add = parser.add_argument
         add("--model", default="enpt", help="as psfuture.load takes it: enpt, bergamot:DIR, an id")
-        add("--policy", default="psfuture", help="or psfuture:0.02, wait:3, agreement:2, offline")
+        add("--policy", default="psfuture", help="or psfuture:0.1, wait:3, agreement:2, offline")
         add("--threshold", type=float, help="lambda of --policy psfuture")
         add(
             "--pseudo-future",
-            default="fixed: and so on.",
-            help="or ellipsis, eos, lm, frequent:FILE",
+            help='lm, "fixed: and so on.", ellipsis, eos, frequent:FILE; default: lm of English',
         )
         add(
             "--prefix-eos",
@@ -85,6 +89,7 @@ class PsFutureAgent(TextToTextAgent):
         add("--min-reads", type=int, default=1, help="words read before the first is written")
         add("--max-consecutive-reads", type=int, help="then a token is written")
         add("--max-consecutive-writes", type=int, help="then a word is read")
+        add("--max-words-per-read", type=int, help="words begun after each word read")
 
     def reset(self) -> None:
         """Begin another sentence."""
