@@ -47,6 +47,14 @@ test-shared: .venv/.ready
 test-slow: .venv/.ready
 	$(bin)/python -m pytest -m slow shared packages
 
+## chromium: the browser that pages are tested in, where this machine may install it
+chromium:
+	bash tools/chromium.sh
+
+## assets: models and text that tests read and no demo needs
+assets: .venv/.ready
+	$(bin)/python tools/assets.py bergamot-pten libreoffice-help-de
+
 ## demo: every package's demo, then one table of what they measured
 demo: .venv/.ready
 	$(bin)/python tools/demo.py $(packages)
@@ -122,6 +130,8 @@ ci:
 	$(MAKE) build
 	$(MAKE) install-check
 	$(MAKE) demo
+	$(MAKE) assets
+	$(MAKE) chromium
 	$(MAKE) test
 
 ## clean: remove what make made, but for runs/
@@ -129,5 +139,5 @@ clean:
 	rm -rf .venv .venv-simuleval dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find shared packages tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help packages test test-shared test-slow demo bench lint format lock lock-check bench-shared build build-shared install-check \
+.PHONY: help packages test test-shared test-slow chromium assets demo bench lint format lock lock-check bench-shared build build-shared install-check \
         new-package release ci clean $(foreach verb,test demo bench build isolated,$(packages:%=$(verb)-%))

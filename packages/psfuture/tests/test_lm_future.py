@@ -296,3 +296,8 @@ def test_a_session_and_a_simulation_invent_the_same():
             session.push(word, last=at == len(words))
         assert session.trace.actions == trace.actions
         assert session.trace.tokens == trace.tokens
+
+
+def test_characters_are_refused_where_words_are_continued():
+    with pytest.raises(InvalidSetting, match="characters need another future"):
+        Session(ToyBackend(), PsFuture(0.1, tiny()), unit="char")

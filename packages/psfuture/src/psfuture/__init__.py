@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from psfuture.curves import plot_curves as plot_curves
     from psfuture.curves import plot_traces as plot_traces
     from psfuture.engine import Engine as Engine
+    from psfuture.lm_future import LanguageModel as LanguageModel
     from psfuture.models import load as load
+    from psfuture.p2f_batches import P2FCollator as P2FCollator
+    from psfuture.p2f_settings import P2FSettings as P2FSettings
+    from psfuture.p2f_trainer import P2FTrainer as P2FTrainer
+    from psfuture.p2f_training import train_p2f as train_p2f
     from psfuture.policies import AlignAtt as AlignAtt
     from psfuture.policies import HoldN as HoldN
     from psfuture.policies import Limits as Limits
@@ -36,12 +41,17 @@ _WHERE = {
     "Calibration": "calibration",
     "calibrate": "calibration",
     "compare_at": "bootstrap",
+    "LanguageModel": "lm_future",
     "load": "models",
     "make_policy": "policy_text",
+    "P2FCollator": "p2f_batches",
+    "P2FSettings": "p2f_settings",
+    "P2FTrainer": "p2f_trainer",
     "plot_curves": "curves",
     "plot_traces": "curves",
     "simulate": "simulation",
     "sweep": "sweeps",
+    "train_p2f": "p2f_training",
     "Engine": "engine",
     "Event": "session",
     "Session": "session",

@@ -16,7 +16,7 @@ from torch import Tensor
 from lipogram.errors import InvalidSetting
 from psfuture.answers import Asked, answers, attended_units
 from psfuture.backend import Backend, State
-from psfuture.futures import Future
+from psfuture.futures import Future, PreparedFuture
 from psfuture.policies import AlignAtt, Policy, PsFuture, WaitK
 from psfuture.stream import Answer, Decision, Move, Stream, room_for
 from psfuture.units import Unit, check_unit, source_words
@@ -99,6 +99,8 @@ class Engine:
         future: Future | None = getattr(policy, "future", None)
         if future is not None and future.sees_future and not self.analysis:
             raise InvalidSetting("an oracle sees words that nobody has said yet: analysis only")
+        if self.unit == "char" and isinstance(future, PreparedFuture):
+            raise InvalidSetting("a language model continues words; characters need another future")
         self._attends = isinstance(policy, AlignAtt)
         if self._attends and not self.backend.attends:
             raise InvalidSetting(f"AlignAtt looks at attention, which {self.backend.name} lacks")
