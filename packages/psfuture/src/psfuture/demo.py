@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ from psfuture.debian_text import evaluation_split
 from psfuture.lm_future import LanguageModel
 from psfuture.metrics import score
 from psfuture.models import load
+from psfuture.parallel_text import SentencePairs
 from psfuture.points import Point, curves_of, table
 from psfuture.policies import Policy, PsFuture, WaitK
 from psfuture.simulation_run import alone
 from psfuture.study import LM, PACED, WAIT, Finding, findings, findings_table, run_study
+from psfuture.sweep_processes import run_shares
 from psfuture.sweep_report import points_table
+from psfuture.sweeps import Share
 from psfuture.trace import Trace
 
-SENTENCES, TIMED = 40, 4
+SENTENCES, TIMED, PROCESSES = 48, 2, 2
 SHOWN_THRESHOLD, SHOWN_LAG = 0.1, 3
 DRAWN = (LM, PACED, "PsFuture, fixed future", WAIT, "true future", "offline")
 
@@ -71,38 +75,56 @@ def run_demo(
 
 def _run(folder: Path, sentences: int, progress: Callable[[str], None]) -> dict[str, Any]:
     progress("loading the translation model and SmolLM2-135M")
-    backend, future = load("enpt"), LanguageModel()
-    text = evaluation_split("pt-br").fresh.sample(sentences)
+    backend, future, text = _given(sentences)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    world = max(1, min(cores or 1, PROCESSES))
+    progress(f"{len(text)} sentences by every policy, {world} processes")
+    if world > 1:
+        run_shares(world, run_share, folder, sentences)
+    points = _studied(folder, backend, future, text, None)
     progress("one stream at a time, by the clock")
     costs = _costs(backend, future, text.sources[:TIMED], text.targets[:TIMED])
-    progress(f"{len(text)} sentences by every policy")
-    points = run_study(
-        folder,
-        backend,
-        future,
-        text.sources,
-        text.targets,
-        prefixes=(True,),
-        progress=lambda done: progress(f"{done} of {len(text)} sentences"),
-    )
     progress("intervals and figures")
     found = findings(points)
     traces = _shown(points)
     run = Run.open(folder)
+    headline = _headline(points, found, costs)
     page = write_report(
         run,
         title="Simultaneous translation without training",
         lead=LEAD,
-        key_figures=_headline(points, found, costs),
+        key_figures=headline,
         sections=_sections(run, points, found, costs, traces),
     )
     summary = {
-        "headline": _headline(points, found, costs),
+        "headline": headline,
         "sentence": next(iter(traces.values())).as_json(),
         "page": page.name,
     }
     run.summary(summary)
     return summary
+
+
+def run_share(folder: Path, sentences: int, share: Share) -> None:
+    """One process's part of the demo's sweep."""
+    torch.set_num_threads(1)
+    _studied(folder, *_given(sentences), share)
+
+
+def _given(sentences: int) -> tuple[Backend, LanguageModel, SentencePairs]:
+    return load("enpt"), LanguageModel(), evaluation_split("pt-br").fresh.sample(sentences)
+
+
+def _studied(
+    folder: Path,
+    backend: Backend,
+    future: LanguageModel,
+    text: SentencePairs,
+    share: Share | None,
+) -> list[Point]:
+    return run_study(
+        folder, backend, future, text.sources, text.targets, prefixes=(True,), share=share
+    )
 
 
 def _costs(

@@ -21,7 +21,7 @@ from psfuture.policies import (
     PsFuture,
     WaitK,
 )
-from psfuture.sweeps import sweep_points
+from psfuture.sweeps import Share, sweep_points
 
 LM, PACED, FIXED = "PsFuture", "PsFuture, a word a read", "PsFuture, fixed future"
 WAIT, WAIT_LM = "wait-k", "wait-k, writing from futures"
@@ -90,6 +90,7 @@ def run_study(
     references: Sequence[str],
     *,
     prefixes: Sequence[bool] = (True, False),
+    share: Share | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> list[Point]:
     """All points over a test set; the folder resumes, see :func:`psfuture.sweeps.sweep`."""
@@ -101,6 +102,7 @@ def run_study(
         folder=folder,
         batch_size=32,
         analysis=True,
+        share=share,
         progress=progress,
     )
 
