@@ -72,15 +72,15 @@ def check_stream(model, count):
 
 
 def test_the_ends_of_every_curve_are_the_offline_translation(model):
-    check_ends(model, 6)
+    check_ends(model, 4)
 
 
 def test_a_smaller_threshold_reads_more_and_translates_better(model):
-    check_ladder(model, 12)
+    check_ladder(model, 8)
 
 
 def test_a_stream_is_translated_as_in_the_simulation(model):
-    check_stream(model, 6)
+    check_stream(model, 4)
 
 
 @pytest.mark.slow
