@@ -14,7 +14,7 @@ from lipogram.console import show
 from psfuture import load
 from psfuture.debian_text import evaluation_split
 from psfuture.lm_future import LanguageModel
-from psfuture.study import findings, findings_table, run_study
+from psfuture.study import draw_curves, findings, findings_table, run_study
 from psfuture.sweep_processes import run_shares
 from psfuture.sweep_report import points_table
 
@@ -34,5 +34,7 @@ if __name__ == "__main__":
     run_shares(PROCESSES, study, folder, count)
     points = study(folder, count)
     print(f"{count} fresh sentences of the handbook, English to Portuguese, one thread a process")
+    for latency in ("LAAL", "DAL"):
+        draw_curves(points, latency, folder / f"{latency}.png")
     show(points_table(points))
     show(findings_table(findings(points)))

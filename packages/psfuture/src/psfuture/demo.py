@@ -12,17 +12,25 @@ import torch
 from lipogram.report import Cell, Section, Table, write_report
 from lipogram.runs import Run
 from psfuture.backend import Backend
-from psfuture.bootstrap import Measured, bands
-from psfuture.curves import plot_curves, plot_traces
+from psfuture.curves import plot_traces
 from psfuture.debian_text import evaluation_split
 from psfuture.lm_future import LanguageModel
 from psfuture.metrics import score
 from psfuture.models import load
 from psfuture.parallel_text import SentencePairs
-from psfuture.points import Point, curves_of, table
+from psfuture.points import Point, table
 from psfuture.policies import Policy, PsFuture, WaitK
 from psfuture.simulation_run import alone
-from psfuture.study import LM, PACED, WAIT, Finding, findings, findings_table, run_study
+from psfuture.study import (
+    LM,
+    PACED,
+    WAIT,
+    Finding,
+    draw_curves,
+    findings,
+    findings_table,
+    run_study,
+)
 from psfuture.sweep_processes import run_shares
 from psfuture.sweep_report import points_table
 from psfuture.sweeps import Share
@@ -30,7 +38,6 @@ from psfuture.trace import Trace
 
 SENTENCES, TIMED, PROCESSES = 48, 2, 2
 SHOWN_THRESHOLD, SHOWN_LAG = 0.1, 3
-DRAWN = (LM, PACED, "PsFuture, fixed future", WAIT, "true future", "offline")
 
 LEAD = (
     "English to Portuguese by a model that was trained on whole sentences, made simultaneous "
@@ -194,13 +201,9 @@ def _sections(
             caption="Right: a source word is read. Down: a target word is shown.",
         )
     ]
-    drawn = [point for point in points if point.family in DRAWN]
-    frame = table(drawn)
-    measured = {name: Measured(curve) for name, curve in curves_of(drawn).items()}
     for latency in ("LAAL", "DAL"):
         path = run.figure(f"curve-{latency}.svg")
-        intervals = {name: bands(latency, curve) for name, curve in measured.items()}
-        plot_curves(frame, path, x=latency, bands=intervals)
+        draw_curves(points, latency, path)
         caption = "Points carry their threshold or k; bands are 95 % intervals over sentences."
         sections.append(Section(f"BLEU over {latency}", figure=path, caption=caption))
     sections.append(Section("Against wait-k at equal latency", RIVALS, findings_table(found)))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from lipogram.report import Cell, Table
 from psfuture.backend import Backend
-from psfuture.bootstrap import Difference, Measured, compare_at
+from psfuture.bootstrap import Difference, Measured, bands, compare_at
+from psfuture.curves import plot_curves
 from psfuture.futures import Fixed, Future, Oracle
-from psfuture.points import Point, curves_of
+from psfuture.points import Point, curves_of, table
 from psfuture.policies import (
     AlignAtt,
     HoldN,
@@ -23,12 +24,14 @@ from psfuture.policies import (
 )
 from psfuture.sweeps import Share, sweep_points
 
-LM, PACED, FIXED = "PsFuture", "PsFuture, a word a read", "PsFuture, fixed future"
-WAIT, WAIT_LM = "wait-k", "wait-k, writing from futures"
+LM, PACED, FIXED = "PsFuture", "PsFuture paced", "PsFuture fixed"
+WAIT, WAIT_LM = "wait-k", "wait-k from futures"
 
 THRESHOLDS = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02)
 FIXED_THRESHOLDS = (0.1, 0.03, 0.01, 0.003)
 LAGS = (1, 2, 3, 4, 5, 6, 7)
+
+DRAWN = (LM, PACED, FIXED, WAIT, "true future", "offline")
 
 COMPARED = {"AL": (2.6, 3.0, 3.5, 4.0), "LAAL": (3.0, 3.5, 4.0), "DAL": (4.0, 4.5, 5.0, 6.0)}
 """Latencies at which policies are compared; they were named before the sentences were seen."""
@@ -53,7 +56,8 @@ def families(
             ]
             made[LM] = list(curve)
             made[PACED] = [replace(policy, limits=paced) for policy in curve]
-            made[WAIT_LM] = [WaitK(k, future=future, prefix_eos=closed) for k in LAGS]
+            if closed:  # what it writes hangs on the futures' rows alone, which are closed
+                made[WAIT_LM] = [WaitK(k, future=future) for k in LAGS]
         made[FIXED] = [PsFuture(x, Fixed(), prefix_eos=closed) for x in FIXED_THRESHOLDS]
         made[WAIT] = [WaitK(k, prefix_eos=closed) for k in LAGS]
         made["local agreement"] = [LocalAgreement(n, prefix_eos=closed) for n in (2, 3)]
@@ -158,3 +162,16 @@ def findings_table(found: Sequence[Finding]) -> Table:
             rows.append([finding.curve, finding.rival, where, *cells])
     columns = ["policy, prefix", "against", "at", "BLEU", "from", "to", "so it is"]
     return Table(columns, rows, digits=2, caption="95 % intervals, paired over sentences.")
+
+
+def draw_curves(points: Sequence[Point], latency: str, path: Path) -> None:
+    """BLEU over a latency with intervals: PsFuture by its future, wait-k, offline; closed prefixes.
+
+    Args:
+        points: of :func:`run_study`.
+        latency: such as "LAAL".
+        path: `.svg` or `.png`.
+    """
+    drawn = [point for point in points if point.family in DRAWN and point.prefix_eos]
+    intervals = {name: bands(latency, Measured(c)) for name, c in curves_of(drawn).items()}
+    plot_curves(table(drawn), path, x=latency, bands=intervals)
