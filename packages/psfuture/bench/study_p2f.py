@@ -3,7 +3,7 @@
 Both train the embedded English-Portuguese model on LibreOffice's help with its own translations as
 targets; the control sees whole sentences alone. Policies run on 160 sentences of handbook pages on
 which nothing was chosen; PsFuture with the fixed future, closed prefixes. Half an hour on one core;
-what was done is not done again. `bench_p2f.py FOLDER SENTENCES` for another folder or size.
+what was done is not done again. `study_p2f.py FOLDER SENTENCES` for another folder or size.
 """
 
 import sys

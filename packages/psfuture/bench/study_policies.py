@@ -2,7 +2,7 @@
 
 Debian handbook, English to Portuguese, pages on which nothing was chosen; SmolLM2-135M invents the
 future. Settings were chosen on LibreOffice's help. Twenty minutes on two cores; what was done is
-not done again. `bench_policies.py FOLDER SENTENCES` for another folder or size.
+not done again. `study_policies.py FOLDER SENTENCES` for another folder or size.
 """
 
 import sys
