@@ -65,7 +65,7 @@ def demo(
     summary = run_demo(out, progress=say)
     show_trace(Trace.from_json(summary["sentence"]))
     for figure, value in summary["headline"].items():
-        typer.echo(f"{figure}: {value:.2f}")
+        typer.echo(f"{figure}: {value:.2f}" if isinstance(value, float) else f"{figure}: {value}")
     typer.echo(f"report: {out / summary['page']}")
 
 

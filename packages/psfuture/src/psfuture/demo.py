@@ -159,17 +159,17 @@ def _headline(
     points: Sequence[Point], found: Sequence[Finding], costs: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
     offline = next(row for row in table(points).to_dict("records") if row["policy"] == "offline")
-    held = {"BLEU offline": float(offline["BLEU"])}
+    held: dict[str, Any] = {"BLEU offline": float(offline["BLEU"])}
     for family, latency, at in ((LM, "LAAL", 3.5), (PACED, "DAL", 4.5)):
         for finding in found:
             for row in finding.rows:
-                same = finding.curve.startswith(f"{family}, closed") and row.latency == latency
+                same = finding.curve == f"{family}, closed" and row.latency == latency
                 if same and row.at == at and row.difference is not None:
+                    interval = f"[{row.low:.1f}, {row.high:.1f}]"
                     name = f"BLEU over wait-k at {latency} {at:g}"
-                    held[name] = row.difference
-                    held[f"{name}, from"], held[f"{name}, to"] = row.low or 0.0, row.high or 0.0
+                    held[name] = f"{row.difference:+.1f} {interval}"
     name, cost = next(iter(costs.items()))
-    return held | {f"ms a READ, {name}": cost["median ms a READ"]}
+    return held | {f"ms a READ, {name}": round(cost["median ms a READ"])}
 
 
 def _shown(points: Sequence[Point]) -> dict[str, Trace]:

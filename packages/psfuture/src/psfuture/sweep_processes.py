@@ -29,19 +29,19 @@ def run_shares(world: int, work: Callable[..., Any], *given: Any) -> None:
         context.Process(target=work, args=(*given, Share(rank, world)), daemon=True)
         for rank in range(world)
     ]
+    failed: list[int] = []
     try:
         for process in started:
             process.start()
-        while any(process.is_alive() for process in started):
-            if any(process.exitcode for process in started):
-                break
+        while not failed and any(process.is_alive() for process in started):
             time.sleep(_PAUSE)
+            failed = [rank for rank, process in enumerate(started) if process.exitcode]
     finally:
         for process in started:
             if process.is_alive():
                 process.terminate()
             process.join()
-    if failed := [rank for rank, process in enumerate(started) if process.exitcode]:
+    if failed:
         raise FolderInUse(
             f"of {world} processes number {failed[0]} has stopped, see above; what is done is "
             "kept, and the same call goes on with it"
