@@ -29,13 +29,14 @@ def run_shares(world: int, work: Callable[..., Any], *given: Any) -> None:
         context.Process(target=work, args=(*given, Share(rank, world)), daemon=True)
         for rank in range(world)
     ]
-    failed: list[int] = []
     try:
         for process in started:
             process.start()
-        while not failed and any(process.is_alive() for process in started):
+        while any(process.is_alive() for process in started):
+            if any(process.exitcode for process in started):
+                break
             time.sleep(_PAUSE)
-            failed = [rank for rank, process in enumerate(started) if process.exitcode]
+        failed = [rank for rank, process in enumerate(started) if process.exitcode]
     finally:
         for process in started:
             if process.is_alive():
