@@ -1,7 +1,7 @@
 """Every policy on 160 fresh sentences, and PsFuture against wait-k at equal latency.
 
 Debian handbook, English to Portuguese, pages on which nothing was chosen; SmolLM2-135M invents the
-future. Settings were chosen on LibreOffice's help. Twenty minutes on two cores; what was done is
+future. Settings were chosen on LibreOffice's help. Half an hour on two cores; what was done is
 not done again. `study_policies.py FOLDER SENTENCES` for another folder or size.
 """
 
