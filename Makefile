@@ -30,9 +30,9 @@ $(bin)/uv:
 .venv-simuleval/.ready: tools/simuleval.sh packages/psfuture/pyproject.toml uv.lock .venv/.ready
 	bash tools/simuleval.sh
 
-## test: every test that runs offline in minutes, in one process
+## test: every test that runs offline in minutes, a file at a time on each of two workers
 test: .venv/.ready .venv-simuleval/.ready
-	$(bin)/python -m pytest
+	$(bin)/python -m pytest --numprocesses 2 --dist loadfile
 
 ## test-NAME: one package's tests
 $(packages:%=test-%): test-%: .venv/.ready

@@ -151,4 +151,5 @@ def test_dpo_loss_is_that_of_trl(trl, beta, tmp_path):
             logits = model(input_ids=ids, attention_mask=mask).logits
         found.append(sequence_logps(logits, labels)[0].chunk(2))
     ours = dpo_loss(*found[0], *found[1], beta).item()
-    assert ours == pytest.approx(theirs, abs=1e-6, rel=1e-6)
+    # float32 sums of log-probabilities near 50 keep 4e-6 each, and beta multiplies four of them
+    assert ours == pytest.approx(theirs, abs=1e-5, rel=1e-5)
