@@ -14,6 +14,7 @@ GRAM = 6
 BASE64_RUN = re.compile(rb"[A-Za-z0-9+/_\-]{8,}")
 HEX_RUN = re.compile(rb"(?:[0-9A-Fa-f]{2}[ :,]?){6,}")
 JSON_ESCAPE = re.compile(rb"\\+u([0-9A-Fa-f]{4})")
+BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f\x80-\xff]")
 ZLIB_HEADS = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 
 
@@ -71,7 +72,7 @@ def folded(text):
 def readings(blob):
     """`blob` as text in each character encoding that would show a word."""
     yield "utf-8", blob.decode("utf-8", "ignore")
-    if b"\0" in blob or not blob.isascii():
+    if BINARY.search(blob):
         for start in (0, 1):
             for name in ("utf-16-le", "utf-16-be"):
                 yield name, blob[start:].decode(name, "ignore")
@@ -113,7 +114,9 @@ def based64(run):
 
 
 def from_json(digits):
-    return chr(int(digits, 16)).encode("utf-16", "surrogatepass").decode("utf-16", "ignore").encode()
+    return (
+        chr(int(digits, 16)).encode("utf-16", "surrogatepass").decode("utf-16", "ignore").encode()
+    )
 
 
 def inflated(blob):

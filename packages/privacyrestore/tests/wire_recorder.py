@@ -188,9 +188,7 @@ class _Connection:
             data = data[: max(0, fault.after - before)]
         self.exchange.received += data
         self.client.sendall(data)
-        return not (
-            isinstance(fault, CutResponse) and len(self.exchange.received) >= fault.after
-        )
+        return not (isinstance(fault, CutResponse) and len(self.exchange.received) >= fault.after)
 
 
 def whole_request(data):
