@@ -38,3 +38,19 @@ class Unreachable(LipogramError, ConnectionError):
 
 class Overloaded(LipogramError, RuntimeError):
     """A server whose queue is full; ask again later."""
+
+
+class TooLong(LipogramError, ValueError):
+    """A prompt that with its answer exceeds what the model or the server can hold."""
+
+
+class Expired(LipogramError, TimeoutError):
+    """A request that was not answered within its time."""
+
+
+class EngineClosed(LipogramError, RuntimeError):
+    """An engine that was closed before it had answered."""
+
+
+class EngineFailure(LipogramError, RuntimeError):
+    """A row whose forward pass fails even alone; the message does not repeat the cause's text."""

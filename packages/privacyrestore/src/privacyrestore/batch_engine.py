@@ -1,0 +1,381 @@
+"""Continuous batching: requests of different clients share every forward pass of one model.
+
+One thread runs the model. Before each step rows that have ended leave the batch and waiting ones
+join it, so nobody waits for the slowest. Each row has its own vector, or none, its own generator
+and its own text, so what it says is what it would say alone, up to the rounding of the kernels.
+"""
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from lipogram.errors import (
+    InvalidSetting,
+    LipogramError,
+    NotFinite,
+    OverBudget,
+    UnsupportedArchitecture,
+)
+from lipogram.llm.forward import evaluating, last_logits
+from lipogram.llm.memory import is_out_of_memory
+from lipogram.llm.text import Encoded, context_length, pad, pad_id
+from lipogram.llm.wrappers import unwrap
+from privacyrestore.engine_request import Handle, Request
+from privacyrestore.engine_row import OnPiece, Row
+from privacyrestore.errors import EngineClosed, EngineFailure, Expired, Overloaded, TooLong
+from privacyrestore.row_cache import RowCache, check_cache
+from privacyrestore.steered_model import SteeredModel, set_rows
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """What the engine has done, for a metrics page.
+
+    Attributes:
+        running, waiting: requests in the batch and before it.
+        accepted, refused: requests since the start; refused ones found the queue full.
+        ended: how many ended for each reason: stop, length, cancelled, expired, failed, closed.
+        prompt_tokens, new_tokens: read and written since the start.
+        forwards: passes of the model.
+    """
+
+    running: int
+    waiting: int
+    accepted: int
+    refused: int
+    ended: dict[str, int]
+    prompt_tokens: int
+    new_tokens: int
+    forwards: int
+
+
+class BatchEngine:
+    """Answers requests in one batch that rows join and leave between tokens.
+
+    Args:
+        steered: the model with its banks. Meanwhile it is in evaluation mode, and its lock is held
+            during every forward pass.
+        max_rows: in the batch.
+        max_tokens: cells of the cache, rows times the longest row's prompt and answer; rows that
+            would exceed it wait. It bounds the memory.
+        max_queue: requests that wait beyond `max_rows`.
+        timeout: seconds that a request may take, waiting included.
+
+    Raises:
+        InvalidSetting: a limit below 1 (`max_queue`: 0), or a timeout that is not above 0.
+        UnsupportedArchitecture: a model whose rows cannot be padded and joined.
+    """
+
+    def __init__(
+        self,
+        steered: SteeredModel,
+        *,
+        max_rows: int = 8,
+        max_tokens: int = 32_768,
+        max_queue: int = 64,
+        timeout: float = 600.0,
+    ):
+        if max_rows < 1 or max_tokens < 1 or max_queue < 0 or not timeout > 0:
+            raise InvalidSetting(
+                f"max_rows {max_rows} and max_tokens {max_tokens} must be at least 1, max_queue "
+                f"{max_queue} at least 0, timeout {timeout} above 0"
+            )
+        check_cache(steered.model)
+        self.steered = steered
+        self.max_rows, self.max_tokens, self.max_queue = max_rows, max_tokens, max_queue
+        self.timeout = timeout
+        self.context = _context(steered.model)
+        self._vocabulary = steered.model.get_input_embeddings().num_embeddings
+        self._pad = pad_id(steered.tokenizer)
+        self._restoration = steered.restoration()
+        self._cache = RowCache([])
+        self._live: list[Row] = []
+        self._waiting: deque[Row] = deque()
+        self._unfinished = self._accepted = self._refused = 0
+        self._prompt_tokens = self._new_tokens = self._forwards = 0
+        self._ended: Counter[str] = Counter()
+        self._closed = False
+        self._steered_rows: list[Row] = []
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._serve, name="batch-engine", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, request: Request, on_piece: OnPiece | None = None) -> Handle:
+        """Accept a request; from any thread.
+
+        Args:
+            request: what to continue, and how.
+            on_piece: called from the engine's thread with each piece as soon as it is sure, and not
+                again once the handle's future is done. It must return at once; what it raises ends
+                this request with that error.
+
+        Raises:
+            Overloaded: max_rows + max_queue requests are unfinished.
+            TooLong: prompt and answer exceed the model's context or `max_tokens`.
+            InvalidSetting: a token outside of the vocabulary.
+            BankMismatch, InvalidPayload: as :meth:`SteeredModel.vector`.
+            EngineClosed: after :meth:`close`.
+        """
+        n_prompt, steered = len(request.prompt_ids), self.steered
+        most = self.max_tokens if self.context is None else min(self.max_tokens, self.context)
+        if n_prompt + request.max_new_tokens > most:
+            raise TooLong(
+                f"{n_prompt} tokens and {request.max_new_tokens} new ones exceed the limit of "
+                f"{most}: shorten the prompt or ask for fewer"
+            )
+        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= self._vocabulary:
+            raise InvalidSetting(f"token ids must be from 0 to {self._vocabulary - 1}")
+        vector = None
+        if request.meta is not None:
+            vector = steered.vector(request.meta, request.bank), steered.bank_index(request.bank)
+        handle = Handle(self._wake)
+        timeout = min(self.timeout, request.timeout or self.timeout)
+        row = Row(
+            request,
+            vector,
+            handle,
+            on_piece,
+            steered.tokenizer,
+            _ends(steered.model, steered.tokenizer, request.stop),
+            time.monotonic() + timeout,
+        )
+        with self._changed:
+            if self._closed:
+                raise EngineClosed("the engine is closed")
+            if self._unfinished >= self.max_rows + self.max_queue:
+                self._refused += 1
+                raise Overloaded(
+                    f"{self._unfinished} requests are unfinished, as many as may be: ask again "
+                    "later"
+                )
+            self._unfinished += 1
+            self._accepted += 1
+            self._waiting.append(row)
+            self._changed.notify_all()
+        return handle
+
+    def stats(self) -> EngineStats:
+        """What has been done so far; from any thread."""
+        with self._changed:
+            return EngineStats(
+                running=self._unfinished - len(self._waiting),
+                waiting=len(self._waiting),
+                accepted=self._accepted,
+                refused=self._refused,
+                ended=dict(self._ended),
+                prompt_tokens=self._prompt_tokens,
+                new_tokens=self._new_tokens,
+                forwards=self._forwards,
+            )
+
+    def close(self) -> None:
+        """Let the running step end, fail what is unfinished with EngineClosed, join the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _serve(self) -> None:
+        error: Exception = EngineClosed("the engine was closed before this request was done")
+        try:
+            with evaluating(self.steered.model):
+                while new := self._next():
+                    self._advance(*new)
+        except Exception as cause:  # nobody may wait for a thread that is gone
+            error = EngineFailure(f"the engine's thread ended: {type(cause).__name__}")
+            error.__cause__ = cause
+        with self._changed:
+            self._closed = True
+            left = [row for row in [*self._live, *self._waiting] if not row.left]
+            self._waiting.clear()
+        for row in left:
+            row.error = row.error or error
+            self._leave(row)
+
+    def _next(self) -> tuple[list[Row], list[Row]] | None:
+        """Wait for work; the rows that leave unserved and those that join. None once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._live or self._closed)
+            if self._closed:
+                return None
+            gone = [row for row in self._waiting if row.handle.cancelled or row.expired]
+            for row in gone:
+                self._waiting.remove(row)
+            new: list[Row] = []
+            rows = [row for row in self._live if not (row.handle.cancelled or row.expired)]
+            while self._waiting and len(rows) < self.max_rows:
+                longest = max(row.longest for row in [*rows, self._waiting[0]])
+                if (len(rows) + 1) * longest > self.max_tokens:
+                    break
+                new.append(self._waiting.popleft())
+                rows.append(new[-1])
+            return gone, new
+
+    def _advance(self, gone: list[Row], new: list[Row]) -> None:
+        """One token for every row."""
+        for row in [*gone, *self._live]:
+            if row.handle.cancelled:
+                row.end("cancelled")
+            elif row.expired:
+                row.error = Expired("the request was not answered within its time")
+        for row in gone:
+            self._leave(row)
+        self._clear()
+        if new:
+            self._attempt(self._begin, new)
+        if self._live:
+            self._attempt(self._step, self._live)
+
+    def _attempt(self, run: Any, rows: list[Row]) -> None:
+        """Run a pass; where it fails, each row by itself, so that only those at fault fail.
+
+        Each row then reads its tokens again and goes on by one, so a pass that always fails with
+        all of them is slow, and still ends.
+        """
+        try:
+            run(rows)
+            return
+        except Exception as error:
+            left = [row for row in dict.fromkeys([*self._live, *rows]) if not row.left]
+            self._live, self._cache = [], RowCache([])  # some of its layers may have grown
+            if len(left) == 1:
+                left[0].error = left[0].error or _failure(error)
+        for row in left:
+            try:
+                if not row.ended:
+                    self._begin([row])
+            except Exception as error:
+                row.error = _failure(error)
+            if row.ended and not row.left:
+                self._leave(row)
+
+    def _begin(self, rows: list[Row]) -> None:
+        """Read prompts (and what was said, after a failure) and put the rows into the batch."""
+        batch = pad([Encoded(row.ids, []) for row in rows], self._pad).to(self.steered.device)
+        cache = RowCache([len(row.ids) for row in rows])
+        self._prompt_tokens += sum(len(row.request.prompt_ids) for row in rows if not row.said)
+        logits = self._forward(rows, batch.inputs(), cache)
+        self._take(rows, logits)
+        self._cache.join(cache)
+        self._live += rows
+        self._clear()
+
+    def _step(self, rows: list[Row]) -> None:
+        """One more token of the rows in the batch."""
+        device, cache = self.steered.device, self._cache
+        positions = torch.tensor(cache.lengths, device=device)[:, None]
+        cache.lengths = [length + 1 for length in cache.lengths]
+        inputs = {
+            "input_ids": torch.tensor([[row.said[-1]] for row in rows], device=device),
+            "attention_mask": cache.mask(device),
+            "position_ids": positions,
+        }
+        self._take(rows, self._forward(rows, inputs, cache))
+        self._clear()
+
+    def _forward(self, rows: list[Row], inputs: dict[str, Tensor], cache: RowCache) -> Tensor:
+        """Logits (b, v) of the next tokens."""
+        with self.steered.lock:
+            if rows != self._steered_rows:
+                set_rows(self._restoration, [row.vector for row in rows])
+                self._steered_rows = list(rows)
+            with self._restoration.attach():
+                last, output = last_logits(
+                    self.steered.model, inputs, 1, past_key_values=cache.cache, use_cache=True
+                )
+        self._forwards += 1
+        if output.past_key_values is not cache.cache or cache.cache.get_seq_length() != cache.width:
+            raise UnsupportedArchitecture(
+                unwrap(self.steered.model).config.model_type, (), "it keeps a cache of its own"
+            )
+        return last[:, 0]
+
+    def _take(self, rows: list[Row], logits: Tensor) -> None:
+        bad = (logits.isnan().any(-1) | logits.isposinf().any(-1)).tolist()
+        likeliest = logits.argmax(-1).tolist()
+        for row, numbers, is_bad, best in zip(rows, logits, bad, likeliest, strict=True):
+            if is_bad:
+                row.error = NotFinite("the logits of this request are not finite")
+                continue
+            self._new_tokens += 1
+            try:
+                row.take(numbers, best)
+            except Exception as error:
+                row.error = _failure(error)
+
+    def _clear(self) -> None:
+        """Let the rows leave that have ended."""
+        stay = [i for i, row in enumerate(self._live) if not row.ended]
+        if len(stay) == len(self._live):
+            return
+        ended = [row for row in self._live if row.ended]
+        self._live = [self._live[i] for i in stay]
+        for row in ended:
+            self._leave(row)
+        if stay:
+            self._cache.keep(stay)
+        else:
+            self._cache = RowCache([])
+
+    def _leave(self, row: Row) -> None:
+        """Count a row that has ended, then tell its client: it may submit again at once."""
+        kinds: dict[type[Exception], str] = {Expired: "expired", EngineClosed: "closed"}
+        reason = str(row.reason) if row.error is None else kinds.get(type(row.error), "failed")
+        with self._changed:
+            self._unfinished -= 1
+            self._ended[reason] += 1
+        if row.error is not None:
+            row.handle.future.set_exception(row.error)
+        else:
+            row.handle.future.set_result(row.completion())
+
+
+def _failure(error: Exception) -> Exception:
+    """What the client of a row is told; another library's words could repeat its prompt."""
+    if isinstance(error, LipogramError):
+        return error
+    if is_out_of_memory(error):
+        told: Exception = OverBudget("memory does not suffice for this request even alone")
+    else:
+        told = EngineFailure(f"the forward pass failed: {type(error).__name__}")
+    told.__cause__ = error
+    return told
+
+
+def _context(model: Any) -> int | None:
+    """Tokens that a row may have: frequencies that change with a batch's length stay the same."""
+    config = unwrap(model).config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    limits = [
+        kind["original_max_position_embeddings"]
+        for kind in kinds
+        if kind.get("rope_type") in ("dynamic", "longrope")
+        and "original_max_position_embeddings" in kind
+    ]
+    return min([*limits, *filter(None, [context_length(model)])], default=None)
+
+
+def _ends(model: Any, tokenizer: Any, stop: Sequence[str]) -> frozenset[int]:
+    """Tokens that end a text: the model's, the tokenizer's, and special ones that are asked for."""
+    own = getattr(unwrap(model).generation_config, "eos_token_id", None)
+    special = tokenizer.get_added_vocab()
+    ends = {*own} if isinstance(own, list) else {own}
+    ends |= {tokenizer.eos_token_id, *(special[word] for word in stop if word in special)}
+    return frozenset(token for token in ends if token is not None)
