@@ -3,7 +3,7 @@
 from typing import Any
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-_MOST_BYTES = 3  # of a character that is still incomplete, each of which may decode to one _UNKNOWN
+_MOST_BYTES = 3  # of a character that is still incomplete; each may be a token, and one _UNKNOWN
 
 
 class TokenText:
@@ -22,19 +22,24 @@ class TokenText:
         self._window: list[int] = []
         self._context = 0  # tokens at the window's start that are complete and shown
         self._shown = 0  # characters of the window's text
+        self._incomplete = 0  # pushes since the text last ended in a whole character
 
     def push(self, token: int) -> str:
         """The characters that this token completes."""
         self._window.append(token)
         text = self._decoded()
         whole = text.rstrip(_UNKNOWN)
+        self._incomplete = 0 if whole == text else self._incomplete + 1
         if whole == text and len(text) > self._shown:
             new = text[self._shown :]
             self._window = self._window[self._context :]
             self._context = len(self._window)
             self._shown = len(self._decoded())
             return new
-        sure = max(len(whole), len(text) - _MOST_BYTES, self._shown)
+        sure = max(len(whole), self._shown)
+        if self._incomplete > _MOST_BYTES:  # these are no bytes of one character
+            # Not before: a decoder may turn the whole characters before them into _UNKNOWN too.
+            sure = max(sure, len(text) - _MOST_BYTES)
         new, self._shown = text[self._shown : sure], sure
         return new
 
