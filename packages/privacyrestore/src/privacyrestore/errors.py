@@ -54,3 +54,11 @@ class EngineClosed(LipogramError, RuntimeError):
 
 class EngineFailure(LipogramError, RuntimeError):
     """A row whose forward pass fails even alone; the message does not repeat the cause's text."""
+
+
+class Unsendable(LipogramError, ValueError):
+    """A request of which some part cannot be cleaned (an image, a tool), or was given elsewhere."""
+
+
+class UnwritableState(LipogramError, OSError):
+    """A ledger that cannot be read or written: a full disk, a folder that is not one's own."""
