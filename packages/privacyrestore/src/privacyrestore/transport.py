@@ -48,9 +48,6 @@ class Transport(Protocol):
     def get(self, path: str) -> dict[str, Any]:
         """The object at a path."""
 
-    def get(self, path: str) -> dict[str, Any]:
-        """The object at a path."""
-
     def holds(self, bank: str) -> bool:
         """Whether the other side has the bank of that digest."""
 
@@ -66,8 +63,8 @@ class Http:
         url: of the server, with or without `/v1` at its end. Without TLS only to this machine.
         verify: False accepts any certificate; a path names a file of accepted authorities.
         api_key: sent as a bearer token.
-        timeout: seconds without a byte, in either direction, after which the server is given up. The
-            head of an answer is bounded by this and by its size alone.
+        timeout: seconds without a byte, in either direction, after which the server is given up.
+            The head of an answer is bounded by this and by its size alone.
         limits: what an answer may take.
         retries: how often a request is sent again, unchanged, where the server is overloaded (429,
             503) or the connection failed before an answer began.
