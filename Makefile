@@ -55,7 +55,7 @@ chromium:
 assets: .venv/.ready
 	$(bin)/python tools/assets.py bergamot-pten libreoffice-help-de
 
-## demo: every package's demo, then one table of what they measured
+## demo: every package's demo, two at a time, then one table of what they measured
 demo: .venv/.ready
 	$(bin)/python tools/demo.py $(packages)
 
@@ -109,7 +109,7 @@ $(packages:%=isolated-%): isolated-%: .venv/.ready
 
 ## install-check: what a user's pip does with a checkout, with the built files and with git (minutes)
 install-check: .venv/.ready
-	$(bin)/python -m pytest -m slow tools/tests
+	$(bin)/python -m pytest -m slow --numprocesses 2 tools/tests
 
 ## new-package: the skeleton of the next package (make new-package NAME=foo)
 new-package: .venv/.ready

@@ -1,14 +1,19 @@
 """Run the demos of the packages named, then print one table: `python tools/demo.py NAME ...`.
 
+Two run at a time, since most are bound by one core; each line tells whose it is.
+
 `NAME demo --out runs/NAME-demo` has to write summary.json there, whose "headline" maps the names of
 a few figures to their values.
 """
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
+AT_A_TIME = 2
+speaking = threading.Lock()
 
 
 def run_demo(name: str, out: Path) -> float:
@@ -26,7 +33,20 @@ def run_demo(name: str, out: Path) -> float:
     """
     start = time.perf_counter()
     command = Path(sysconfig.get_path("scripts")) / name
-    subprocess.run([command, "demo", "--out", out], check=True)
+    with subprocess.Popen(
+        [command, "demo", "--out", out],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            with speaking:
+                print(f"{name} | {line}", end="", flush=True)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
     return time.perf_counter() - start
 
 
@@ -63,16 +83,21 @@ def table(measured: dict[str, tuple[float, dict[str, Any]]]) -> Table:
     return rows
 
 
+def measure(name: str) -> tuple[float, dict[str, Any]] | str:
+    """Seconds and figures of one package's demo, or what went wrong with it."""
+    out = ROOT / "runs" / f"{name}-demo"
+    try:
+        return run_demo(name, out), headline(out)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        return f"{name}: {error}"
+
+
 def main(names: list[str]) -> int:
-    """Run the demos one after the other; returns the exit code, 1 if any of them failed."""
-    measured, failed = {}, []
-    for name in names:
-        out = ROOT / "runs" / f"{name}-demo"
-        try:
-            seconds = run_demo(name, out)
-            measured[name] = seconds, headline(out)
-        except (OSError, ValueError, subprocess.CalledProcessError) as error:
-            failed.append(f"{name}: {error}")
+    """Run the demos; returns the exit code, 1 if any of them failed."""
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        results = dict(zip(names, pool.map(measure, names), strict=True))
+    measured = {name: found for name, found in results.items() if not isinstance(found, str)}
+    failed = [found for found in results.values() if isinstance(found, str)]
     if measured:
         Console().print(table(measured))
     print("\n".join(failed), file=sys.stderr, end="\n" if failed else "")

@@ -233,7 +233,7 @@ def test_offline_is_said_at_once(tmp_path: Path):
     assert said["error"] == "ModelNotFound"
     assert "HF_HUB_OFFLINE forbids" in said["said"]
     assert said["said"].endswith(OFFLINE)
-    assert said["seconds"] < 1
+    assert said["seconds"] < 10  # the first of the library's own retries ends after 47
 
 
 def test_shards_that_have_not_all_arrived_are_no_model(tmp_path: Path):
