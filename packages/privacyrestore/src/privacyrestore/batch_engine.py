@@ -180,6 +180,11 @@ class BatchEngine:
                 forwards=self._forwards,
             )
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests: it was closed, or its thread has ended."""
+        return self._closed
+
     def close(self) -> None:
         """Let the running step end, fail what is unfinished with EngineClosed, join the thread."""
         with self._changed:
@@ -214,11 +219,11 @@ class BatchEngine:
             self._changed.wait_for(lambda: self._waiting or self._live or self._closed)
             if self._closed:
                 return None
-            gone = [row for row in self._waiting if row.handle.cancelled or row.expired]
+            gone = [row for row in self._waiting if row.unwanted]
             for row in gone:
                 self._waiting.remove(row)
             new: list[Row] = []
-            rows = [row for row in self._live if not (row.handle.cancelled or row.expired)]
+            rows = [row for row in self._live if not row.unwanted]
             while self._waiting and len(rows) < self.max_rows:
                 longest = max(row.longest for row in [*rows, self._waiting[0]])
                 if (len(rows) + 1) * longest > self.max_tokens:
@@ -228,17 +233,14 @@ class BatchEngine:
             return gone, new
 
     def _advance(self, gone: list[Row], new: list[Row]) -> None:
-        """One token for every row."""
-        for row in [*gone, *self._live]:
-            if row.handle.cancelled:
-                row.end("cancelled")
-            elif row.expired:
-                row.error = Expired("the request was not answered within its time")
+        """One token for every row, a second one for those that join."""
         for row in gone:
+            row.leave_early()
             self._leave(row)
         self._clear()
         if new:
             self._attempt(self._begin, new)
+            self._clear()
         if self._live:
             self._attempt(self._step, self._live)
 
@@ -320,7 +322,10 @@ class BatchEngine:
                 row.error = _failure(error)
 
     def _clear(self) -> None:
-        """Let the rows leave that have ended."""
+        """Let the rows leave that have ended, or that nobody waits for any more."""
+        for row in self._live:
+            if row.unwanted and not row.ended:
+                row.leave_early()
         stay = [i for i, row in enumerate(self._live) if not row.ended]
         if len(stay) == len(self._live):
             return
