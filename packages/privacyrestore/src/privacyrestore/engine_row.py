@@ -14,6 +14,7 @@ from privacyrestore.engine_request import (
     Request,
     TokenLogprob,
 )
+from privacyrestore.errors import Expired
 from privacyrestore.sampling import Sampler, token_logprob
 from privacyrestore.stop_strings import StopStrings
 from privacyrestore.token_text import TokenText
@@ -79,9 +80,9 @@ class Row:
         return self.handle.future.done()
 
     @property
-    def expired(self) -> bool:
-        """Whether its time is over."""
-        return time.monotonic() >= self._deadline
+    def unwanted(self) -> bool:
+        """Whether its client has cancelled it, or its time is over."""
+        return self.handle.cancelled or time.monotonic() >= self._deadline
 
     def take(self, logits: Tensor, likeliest: int) -> None:
         """Go on by one token.
@@ -112,6 +113,13 @@ class Row:
         text, stopped = self._stop.push(self._text.flush())
         self._show(Piece(text if stopped else text + self._stop.flush()))
         self.reason = "stop" if stopped else reason
+
+    def leave_early(self) -> None:
+        """End because it is unwanted."""
+        if self.handle.cancelled:
+            self.end("cancelled")
+        else:
+            self.error = Expired("the request was not answered within its time")
 
     def completion(self) -> Completion:
         """All of it, once it has ended."""
