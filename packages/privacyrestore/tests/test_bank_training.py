@@ -162,7 +162,7 @@ def test_the_best_measurement_is_returned_and_patience_ends_everything():
     model, tokenizer = small()
     events = []
     rows = some_rows()
-    config = a_config(learning_rate=3.0, epochs=50, metric="loss", patience=2, eval_every=1)
+    config = a_config(learning_rate=1000.0, epochs=50, metric="loss", patience=2, eval_every=1)
     bank = a_bank(model)
     trained = train_bank(
         model, tokenizer, rows, bank, config, held_out=rows[:5], on_event=events.append
