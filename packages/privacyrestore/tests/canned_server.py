@@ -23,9 +23,12 @@ class CannedServer(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.reset()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def reset(self):
         self.status, self.pause, self.words = 200, 0.0, WORDS
         self.heard, self.broken = [], 0
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request, client_address):
         """Nothing: a client that left is what some tests are about."""

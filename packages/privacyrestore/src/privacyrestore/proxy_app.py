@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from lipogram.errors import CorruptState, FolderInUse, InvalidSetting, LipogramError
+from privacyrestore.api_errors import ApiError
 from privacyrestore.client import PrivacyClient
 from privacyrestore.errors import (
     BankMismatch,
@@ -23,17 +24,12 @@ from privacyrestore.errors import (
     UnwritableState,
 )
 from privacyrestore.prepared import PreparedRequest
-from privacyrestore.proxy_fields import (
-    MAX_BODY,
-    Asked,
-    chat_request,
-    completion_request,
-    read_body,
-)
-from privacyrestore.proxy_guard import Guard, openai_error
+from privacyrestore.proxy_fields import Asked, chat_request, completion_request
+from privacyrestore.proxy_guard import Guard
 from privacyrestore.proxy_streams import CallerLeft, Pieces, unless_left
 from privacyrestore.whole_answer import WholeAnswer
 
+MAX_BODY = 4 << 20
 MOST_AT_ONCE = 64
 LEFT = 499
 STATUSES: tuple[tuple[type[LipogramError], int, str], ...] = (
@@ -51,14 +47,6 @@ STATUSES: tuple[tuple[type[LipogramError], int, str], ...] = (
 
 log = logging.getLogger(__name__)
 Events = Generator[dict[str, Any], None, None]
-
-
-class _Status(LipogramError):
-    """An answer of the proxy's own."""
-
-    def __init__(self, status: int, code: str, message: str):
-        super().__init__(message)
-        self.status, self.code = status, code
 
 
 def build_app(client: PrivacyClient, *, token: str | None) -> FastAPI:
@@ -93,10 +81,10 @@ class _Proxy:
     async def completions(self, request: Request) -> Response:
         return await self._answer(request, completion_request)
 
-    async def _answer(self, request: Request, read: Callable[[dict[str, Any]], Asked]) -> Response:
-        asked = read(read_body(await _body(request)))
+    async def _answer(self, request: Request, read: Callable[[bytes], Asked]) -> Response:
+        asked = read(await _body(request))
         if self.running >= MOST_AT_ONCE:
-            raise _Status(429, "too_many_at_once", f"{MOST_AT_ONCE} requests are running already")
+            raise ApiError(429, f"{MOST_AT_ONCE} requests are running already", "too_many")
         pieces = Pieces(lambda: self._events(asked))
         self.running += 1
         handed_on = False
@@ -125,9 +113,9 @@ class _Proxy:
             yield event
 
     def _prepared(self, asked: Asked) -> PreparedRequest:
+        # A stream even where the app wants none: who waits for one long answer cannot hang up.
         options = dict(asked.options)
-        if not asked.stream:
-            # As a stream even so: a request that waits for one long answer cannot be ended early.
+        if asked.include_usage or not asked.stream:
             options["stream_options"] = {"include_usage": True}
         if isinstance(asked.content, str):
             return self.client.prepare(asked.content, stream=True, **options)
@@ -172,8 +160,7 @@ class _EventStream(Response):
             async for event in self._pieces:
                 yield json.dumps(event)
         except Exception as error:
-            _, body = _explained(error)
-            yield body.decode()
+            yield json.dumps(_explained(error).content)
         else:
             yield "[DONE]"
 
@@ -181,12 +168,12 @@ class _EventStream(Response):
 async def _body(request: Request) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise _Status(415, "not_json", "the body must be application/json")
+        raise ApiError(415, "the body must be application/json", "not_json")
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY:
-            raise _Status(413, "too_long", f"the body is larger than {MAX_BODY} bytes")
+            raise ApiError(413, f"the body is larger than {MAX_BODY} bytes", "too_long")
     return bytes(body)
 
 
@@ -199,30 +186,26 @@ async def _gather(pieces: Pieces[dict[str, Any]], whole: WholeAnswer) -> None:
         whole.add(event)
 
 
-def _explained(error: Exception) -> tuple[int, bytes]:
-    """Status and body for an error; of one that is not of our own only that there was one."""
-    if isinstance(error, _Status):
-        status, code, message = error.status, error.code, str(error)
-    elif isinstance(error, Refused):
+def _explained(error: Exception) -> ApiError:
+    """What an app is told of an error; of one that is not of our own only that there was one."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, Refused):
         status = error.status if 400 <= error.status < 600 else 502
-        code, message = "upstream_refused", str(error)
-    else:
-        for kind, status, code in STATUSES:  # noqa: B007
-            if isinstance(error, kind):
-                message = str(error)
-                break
-        else:
-            log.error("a request failed inside the proxy: %s", type(error).__name__)
-            status, code, message = 500, "proxy_failed", "the proxy failed"
-    return status, openai_error(status, message, code)[0]
+        return ApiError(status, str(error), "upstream_refused")
+    for kind, status, code in STATUSES:
+        if isinstance(error, kind):
+            return ApiError(status, str(error), code, param=getattr(error, "param", None))
+    log.error("a request failed inside the proxy: %s", type(error).__name__)
+    return ApiError(500, "the proxy failed", "proxy_failed")
 
 
 async def _failed(_: Request, error: Exception) -> Response:
-    status, body = _explained(error)
-    return Response(body, status, media_type="application/json")
+    told = _explained(error)
+    return JSONResponse(told.content, told.status)
 
 
 async def _not_there(_: Request, error: Exception) -> Response:
     status = int(getattr(error, "status_code", 404))
-    body, _headers = openai_error(status, "the proxy has no such path or method", "not_found")
-    return Response(body, status, media_type="application/json")
+    told = ApiError(status, "the proxy has no such path or method", "not_found")
+    return JSONResponse(told.content, told.status)

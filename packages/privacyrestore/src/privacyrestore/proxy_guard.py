@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+
+from privacyrestore.api_errors import ApiError
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -32,18 +33,6 @@ def host_name(header: str) -> str:
     name, colon, port = header.rpartition(":")
     name = name if colon and port.isdigit() else header
     return name.removeprefix("[").removesuffix("]").lower()
-
-
-def openai_error(
-    status: int, message: str, code: str, headers: Mapping[str, str] | None = None
-) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-    """Body and headers of an answer in the shape in which OpenAI's clients expect errors."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    error = {"message": message, "type": kind, "param": None, "code": code}
-    body = json.dumps({"error": error}).encode()
-    fields = {"content-type": "application/json", "content-length": str(len(body))}
-    fields |= dict(headers or {})
-    return body, [(name.encode(), value.encode()) for name, value in fields.items()]
 
 
 class Guard:
@@ -72,7 +61,7 @@ class Guard:
         if scope["type"] != "http":
             return
         if refusal := self._refusal(scope):
-            await _answer(send, *refusal)
+            await _answer(send, refusal)
             return
         begun = False
 
@@ -86,30 +75,31 @@ class Guard:
         except Exception as error:
             log.error("a request failed inside the proxy: %s", type(error).__name__)
             if not begun:
-                await _answer(send, 500, "the proxy failed; nothing is known", "proxy_failed")
+                await _answer(send, ApiError(500, "the proxy failed", "proxy_failed"))
 
-    def _refusal(self, scope: Scope) -> tuple[int, str, str] | None:
+    def _refusal(self, scope: Scope) -> ApiError | None:
         held: dict[bytes, list[str]] = {}
         for name, value in scope["headers"]:
             held.setdefault(name, []).append(value.decode("latin-1"))
         caller, served = scope.get("client"), scope.get("server")
         for address in (caller, served):
             if address is not None and not is_loopback(str(address[0])):
-                return 403, "this proxy serves its own machine only", "not_local"
+                return ApiError(403, "this proxy serves its own machine only", "not_local")
         hosts = held.get(b"host", [])
         if len(hosts) != 1 or not is_loopback(host_name(hosts[0])):
-            return 421, "this proxy answers as 127.0.0.1 or localhost only", "wrong_host"
+            return ApiError(421, "this proxy answers as 127.0.0.1 or localhost only", "wrong_host")
         if b"origin" in held:
-            return 403, "web pages may not use this proxy", "web_page"
+            return ApiError(403, "web pages may not use this proxy", "web_page")
         if self.token is not None and scope["path"] != "/health":
             given = held.get(b"authorization", [""])
             expected = f"Bearer {self.token}".encode()
             if len(given) != 1 or not hmac.compare_digest(given[0].encode("latin-1"), expected):
-                return 401, "this proxy needs its token as the API key", "wrong_token"
+                return ApiError(401, "this proxy needs its token as the API key", "wrong_token")
         return None
 
 
-async def _answer(send: Send, status: int, message: str, code: str) -> None:
-    body, headers = openai_error(status, message, code)
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+async def _answer(send: Send, error: ApiError) -> None:
+    body = error.body
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
