@@ -235,7 +235,8 @@ def test_the_diameter_that_a_server_claims_counts_for_nothing(bank):
     lied = header.replace(claimed, b'diameter\\": 0.001')
     lied += b" " * (-len(lied) % 8)
     with loopback(says(len(lied).to_bytes(8, "little") + lied + rest)) as server:
-        fetched = http(server, limits=Limits()).bank(bank.sha256)
+        with http(server, limits=Limits()) as wire:
+            fetched = wire.bank(bank.sha256)
     assert fetched.diameter == bank.diameter
 
 

@@ -6,13 +6,14 @@ bounded, and what breaks the rules ends in `Unreachable`, whose text repeats not
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lipogram.errors import InvalidSetting
 from privacyrestore.errors import Unreachable
+from privacyrestore.strict_json import read_object
 
 END = "[DONE]"
 
@@ -66,7 +67,7 @@ def events(chunks: Iterable[bytes], limits: Limits) -> Iterator[dict[str, Any]]:
             name, _, value = line.partition(b":")
             if name == b"data":
                 data.append(value.removeprefix(b" "))
-                held += len(value)
+                held += len(value) + 1
                 if held > limits.line:
                     raise Unreachable(f"an event is longer than {limits.line} bytes: given up")
             continue
@@ -85,12 +86,10 @@ def json_object(content: bytes) -> dict[str, Any]:
         Unreachable: anything else, a name twice in an object, NaN or endless nesting.
     """
     try:
-        found = json.loads(content, object_pairs_hook=_unique, parse_constant=_refused)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise Unreachable("the server's answer is no JSON object")
-    return found
+        return read_object(content)
+    except InvalidSetting:
+        pass
+    raise Unreachable("the server's answer is no JSON object")
 
 
 def _lines(chunks: Iterable[bytes], longest: int) -> Iterator[bytes]:
@@ -114,14 +113,3 @@ def _lines(chunks: Iterable[bytes], longest: int) -> Iterator[bytes]:
             held += len(rest)
         if held > longest:
             raise Unreachable(f"a line of the answer is longer than {longest} bytes: given up")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError
-    return found
-
-
-def _refused(_: str) -> None:
-    raise ValueError
