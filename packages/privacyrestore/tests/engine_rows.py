@@ -41,18 +41,25 @@ def alone(model: SteeredModel, request: Request) -> list[int]:
 
 def alone_with_logprobs(model: SteeredModel, request: Request) -> tuple[list[int], torch.Tensor]:
     """Greedy tokens of one row by itself, and the log-probabilities [t, v] of each step."""
+    n = request.max_new_tokens
+    meta = None if request.meta is None else tuple(request.meta.tolist())
+    tokens, log_probs = _alone(model, request.prompt_ids, meta, max(n, 24))
+    return tokens[:n], log_probs[:n]
+
+
+@functools.cache
+def _alone(model: SteeredModel, prompt: Any, meta: Any, n: int) -> tuple[list[int], torch.Tensor]:
     out = model.generate(
-        torch.tensor([request.prompt_ids]),
+        torch.tensor([prompt]),
         None,
-        None if request.meta is None else [request.meta],
-        max_new_tokens=request.max_new_tokens,
+        None if meta is None else [torch.tensor(meta)],
+        max_new_tokens=n,
         do_sample=False,
         eos_token_id=EOS,
         output_logits=True,
         return_dict_in_generate=True,
     )
-    tokens = out.sequences[0, len(request.prompt_ids) :].tolist()
-    return tokens, torch.cat(out.logits).log_softmax(-1)
+    return out.sequences[0, len(prompt) :].tolist(), torch.cat(out.logits).log_softmax(-1)
 
 
 def told(completion: Any) -> torch.Tensor:

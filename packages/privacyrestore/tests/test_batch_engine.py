@@ -32,7 +32,7 @@ def test_rows_of_a_batch_say_what_each_says_alone(model_type, config):
         assert [list(completion.token_ids) for completion in found] != plain
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_any_order_of_arrival_and_leaving_changes_nobody_s_tokens(seed):
     model, draw = steered(("llama", "gpt2", "mistral")[seed % 3]), random.Random(seed)
     asked = [
@@ -52,9 +52,7 @@ def test_any_order_of_arrival_and_leaving_changes_nobody_s_tokens(seed):
             told_all[row] += len(piece.logprobs)
             if told_all[row] >= leaves.get(row, 99):
                 handles[row].cancel()
-            while (
-                waiting and draw.random() < 0.3
-            ):  # between two rows' tokens, in the model's thread
+            while waiting and draw.random() < 0.3:  # in the model's thread, between two tokens
                 submit(engine)
 
         handles[row] = engine.submit(asked[row], on_piece)

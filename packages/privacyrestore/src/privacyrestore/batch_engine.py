@@ -12,25 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import torch
-from torch import Tensor
-
-from lipogram.errors import (
-    InvalidSetting,
-    LipogramError,
-    NotFinite,
-    OverBudget,
-    UnsupportedArchitecture,
-)
-from lipogram.llm.forward import evaluating, last_logits
-from lipogram.llm.memory import is_out_of_memory
-from lipogram.llm.text import Encoded, context_length, pad, pad_id
+from lipogram.errors import InvalidSetting
+from lipogram.llm.forward import evaluating
+from lipogram.llm.text import context_length
 from lipogram.llm.wrappers import unwrap
 from privacyrestore.engine_request import Handle, Request
 from privacyrestore.engine_row import OnPiece, Row
 from privacyrestore.errors import EngineClosed, EngineFailure, Expired, Overloaded, TooLong
-from privacyrestore.row_cache import RowCache, check_cache
-from privacyrestore.steered_model import SteeredModel, set_rows
+from privacyrestore.row_batch import RowBatch
+from privacyrestore.steered_model import SteeredModel
 
 
 @dataclass(frozen=True)
@@ -86,22 +76,17 @@ class BatchEngine:
                 f"max_rows {max_rows} and max_tokens {max_tokens} must be at least 1, max_queue "
                 f"{max_queue} at least 0, timeout {timeout} above 0"
             )
-        check_cache(steered.model)
         self.steered = steered
         self.max_rows, self.max_tokens, self.max_queue = max_rows, max_tokens, max_queue
         self.timeout = timeout
         self.context = _context(steered.model)
         self._vocabulary = steered.model.get_input_embeddings().num_embeddings
-        self._pad = pad_id(steered.tokenizer)
-        self._restoration = steered.restoration()
-        self._cache = RowCache([])
-        self._live: list[Row] = []
+        self._batch = RowBatch(steered, self._leave)
         self._waiting: deque[Row] = deque()
-        self._unfinished = self._accepted = self._refused = 0
-        self._prompt_tokens = self._new_tokens = self._forwards = 0
+        self._unfinished: dict[Row, None] = {}
+        self._accepted = self._refused = self._prompt_tokens = 0
         self._ended: Counter[str] = Counter()
         self._closed = False
-        self._steered_rows: list[Row] = []
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._serve, name="batch-engine", daemon=True)
         self._thread.start()
@@ -154,13 +139,13 @@ class BatchEngine:
         with self._changed:
             if self._closed:
                 raise EngineClosed("the engine is closed")
-            if self._unfinished >= self.max_rows + self.max_queue:
+            if len(self._unfinished) >= self.max_rows + self.max_queue:
                 self._refused += 1
                 raise Overloaded(
-                    f"{self._unfinished} requests are unfinished, as many as may be: ask again "
-                    "later"
+                    f"{len(self._unfinished)} requests are unfinished, as many as may be: ask "
+                    "again later"
                 )
-            self._unfinished += 1
+            self._unfinished[row] = None
             self._accepted += 1
             self._waiting.append(row)
             self._changed.notify_all()
@@ -170,14 +155,14 @@ class BatchEngine:
         """What has been done so far; from any thread."""
         with self._changed:
             return EngineStats(
-                running=self._unfinished - len(self._waiting),
+                running=len(self._unfinished) - len(self._waiting),
                 waiting=len(self._waiting),
                 accepted=self._accepted,
                 refused=self._refused,
                 ended=dict(self._ended),
                 prompt_tokens=self._prompt_tokens,
-                new_tokens=self._new_tokens,
-                forwards=self._forwards,
+                new_tokens=self._batch.new_tokens,
+                forwards=self._batch.forwards,
             )
 
     @property
@@ -200,14 +185,18 @@ class BatchEngine:
         error: Exception = EngineClosed("the engine was closed before this request was done")
         try:
             with evaluating(self.steered.model):
-                while new := self._next():
-                    self._advance(*new)
+                while found := self._next():
+                    gone, new = found
+                    for row in gone:
+                        row.leave_early()
+                        self._leave(row)
+                    self._batch.advance(new)
         except Exception as cause:  # nobody may wait for a thread that is gone
             error = EngineFailure(f"the engine's thread ended: {type(cause).__name__}")
             error.__cause__ = cause
         with self._changed:
             self._closed = True
-            left = [row for row in [*self._live, *self._waiting] if not row.left]
+            left = list(self._unfinished)
             self._waiting.clear()
         for row in left:
             row.error = row.error or error
@@ -216,151 +205,34 @@ class BatchEngine:
     def _next(self) -> tuple[list[Row], list[Row]] | None:
         """Wait for work; the rows that leave unserved and those that join. None once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._live or self._closed)
+            self._changed.wait_for(lambda: self._waiting or self._batch.rows or self._closed)
             if self._closed:
                 return None
             gone = [row for row in self._waiting if row.unwanted]
             for row in gone:
                 self._waiting.remove(row)
             new: list[Row] = []
-            rows = [row for row in self._live if not row.unwanted]
+            rows = [row for row in self._batch.rows if not row.unwanted]
             while self._waiting and len(rows) < self.max_rows:
                 longest = max(row.longest for row in [*rows, self._waiting[0]])
                 if (len(rows) + 1) * longest > self.max_tokens:
                     break
                 new.append(self._waiting.popleft())
                 rows.append(new[-1])
+            self._prompt_tokens += sum(len(row.request.prompt_ids) for row in new)
             return gone, new
-
-    def _advance(self, gone: list[Row], new: list[Row]) -> None:
-        """One token for every row, a second one for those that join."""
-        for row in gone:
-            row.leave_early()
-            self._leave(row)
-        self._clear()
-        if new:
-            self._attempt(self._begin, new)
-            self._clear()
-        if self._live:
-            self._attempt(self._step, self._live)
-
-    def _attempt(self, run: Any, rows: list[Row]) -> None:
-        """Run a pass; where it fails, each row by itself, so that only those at fault fail.
-
-        Each row then reads its tokens again and goes on by one, so a pass that always fails with
-        all of them is slow, and still ends.
-        """
-        try:
-            run(rows)
-            return
-        except Exception as error:
-            left = [row for row in dict.fromkeys([*self._live, *rows]) if not row.left]
-            self._live, self._cache = [], RowCache([])  # some of its layers may have grown
-            if len(left) == 1:
-                left[0].error = left[0].error or _failure(error)
-        for row in left:
-            try:
-                if not row.ended:
-                    self._begin([row])
-            except Exception as error:
-                row.error = _failure(error)
-            if row.ended and not row.left:
-                self._leave(row)
-
-    def _begin(self, rows: list[Row]) -> None:
-        """Read prompts (and what was said, after a failure) and put the rows into the batch."""
-        batch = pad([Encoded(row.ids, []) for row in rows], self._pad).to(self.steered.device)
-        cache = RowCache([len(row.ids) for row in rows])
-        self._prompt_tokens += sum(len(row.request.prompt_ids) for row in rows if not row.said)
-        logits = self._forward(rows, batch.inputs(), cache)
-        self._take(rows, logits)
-        self._cache.join(cache)
-        self._live += rows
-        self._clear()
-
-    def _step(self, rows: list[Row]) -> None:
-        """One more token of the rows in the batch."""
-        device, cache = self.steered.device, self._cache
-        positions = torch.tensor(cache.lengths, device=device)[:, None]
-        cache.lengths = [length + 1 for length in cache.lengths]
-        inputs = {
-            "input_ids": torch.tensor([[row.said[-1]] for row in rows], device=device),
-            "attention_mask": cache.mask(device),
-            "position_ids": positions,
-        }
-        self._take(rows, self._forward(rows, inputs, cache))
-        self._clear()
-
-    def _forward(self, rows: list[Row], inputs: dict[str, Tensor], cache: RowCache) -> Tensor:
-        """Logits (b, v) of the next tokens."""
-        with self.steered.lock:
-            if rows != self._steered_rows:
-                set_rows(self._restoration, [row.vector for row in rows])
-                self._steered_rows = list(rows)
-            with self._restoration.attach():
-                last, output = last_logits(
-                    self.steered.model, inputs, 1, past_key_values=cache.cache, use_cache=True
-                )
-        self._forwards += 1
-        if output.past_key_values is not cache.cache or cache.cache.get_seq_length() != cache.width:
-            raise UnsupportedArchitecture(
-                unwrap(self.steered.model).config.model_type, (), "it keeps a cache of its own"
-            )
-        return last[:, 0]
-
-    def _take(self, rows: list[Row], logits: Tensor) -> None:
-        bad = (logits.isnan().any(-1) | logits.isposinf().any(-1)).tolist()
-        likeliest = logits.argmax(-1).tolist()
-        for row, numbers, is_bad, best in zip(rows, logits, bad, likeliest, strict=True):
-            if is_bad:
-                row.error = NotFinite("the logits of this request are not finite")
-                continue
-            self._new_tokens += 1
-            try:
-                row.take(numbers, best)
-            except Exception as error:
-                row.error = _failure(error)
-
-    def _clear(self) -> None:
-        """Let the rows leave that have ended, or that nobody waits for any more."""
-        for row in self._live:
-            if row.unwanted and not row.ended:
-                row.leave_early()
-        stay = [i for i, row in enumerate(self._live) if not row.ended]
-        if len(stay) == len(self._live):
-            return
-        ended = [row for row in self._live if row.ended]
-        self._live = [self._live[i] for i in stay]
-        for row in ended:
-            self._leave(row)
-        if stay:
-            self._cache.keep(stay)
-        else:
-            self._cache = RowCache([])
 
     def _leave(self, row: Row) -> None:
         """Count a row that has ended, then tell its client: it may submit again at once."""
         kinds: dict[type[Exception], str] = {Expired: "expired", EngineClosed: "closed"}
         reason = str(row.reason) if row.error is None else kinds.get(type(row.error), "failed")
         with self._changed:
-            self._unfinished -= 1
+            del self._unfinished[row]
             self._ended[reason] += 1
         if row.error is not None:
             row.handle.future.set_exception(row.error)
         else:
             row.handle.future.set_result(row.completion())
-
-
-def _failure(error: Exception) -> Exception:
-    """What the client of a row is told; another library's words could repeat its prompt."""
-    if isinstance(error, LipogramError):
-        return error
-    if is_out_of_memory(error):
-        told: Exception = OverBudget("memory does not suffice for this request even alone")
-    else:
-        told = EngineFailure(f"the forward pass failed: {type(error).__name__}")
-    told.__cause__ = error
-    return told
 
 
 def _context(model: Any) -> int | None:
