@@ -89,7 +89,7 @@ def foreign_text(path):
 def foreign_database(path):
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("CREATE TABLE releases (number INTEGER)")
+        connection.execute("CREATE TABLE diary (line TEXT)")
     connection.close()
 
 

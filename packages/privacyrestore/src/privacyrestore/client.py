@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lipogram.errors import InvalidSetting
 from privacyrestore.answer import Answer, pieces
@@ -199,11 +200,13 @@ class PrivacyClient:
     def _prepared(self, cleaned: Cleaned, streamed: bool) -> PreparedRequest:
         bank = self.bank
         groups = tuple(sorted({bank.groups[i] for i in cleaned.span_ids}))
-
-        def draw() -> bytes:
-            return guarded("the draw of a message", self._message, cleaned)
-
-        held = self._noise.message(self.subject, bank.sha256, self.guarantee, groups, draw)
+        sought = (self.subject, bank.sha256, self.guarantee, groups)
+        if (held := self._noise.kept(*sought)) is None:
+            # Before the ledger is locked: an encoder may take seconds for it.
+            signal = guarded("weighing", self._signal, cleaned)
+            held = self._noise.message(
+                *sought, lambda: guarded("the draw of a message", self._message, signal)
+            )
         meta = torch.from_numpy(np.frombuffer(held.message, "<f4").copy())
         payload = Payload(bank.sha256, self.mechanism.name, meta).encode()
         report = LocalReport(
@@ -217,11 +220,14 @@ class PrivacyClient:
         body = canonical_body(cleaned.content, payload, streamed, cleaned.options)
         return PreparedRequest(path, body, cleaned.content, payload, streamed, report)
 
-    def _message(self, cleaned: Cleaned) -> bytes:
-        """What the mechanism releases for the spans, as little-endian float32."""
+    def _signal(self, cleaned: Cleaned) -> Tensor:
+        """ẑ for the spans, [n]; zeros for none."""
         ids = cleaned.span_ids
-        weights = self.weigher.weights(cleaned.text, list(cleaned.spans)) if ids else {}
-        signal = self.bank.signal(ids, [weights[i] for i in ids])
+        weights = self.weigher.weights(cleaned.text, cleaned.spans) if ids else {}
+        return self.bank.signal(ids, [weights[i] for i in ids])
+
+    def _message(self, signal: Tensor) -> bytes:
+        """What the mechanism releases for a signal, as little-endian float32."""
         numbers = self.mechanism.release(self.bank, signal).numpy().astype("<f4")
         if numbers.shape != (self._length,) or not np.isfinite(numbers).all():
             raise InvalidSetting(f"the mechanism must release {self._length} finite numbers")

@@ -9,6 +9,7 @@ ask at once, one draws.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -45,6 +46,14 @@ class NoiseCache:
     def __init__(self, ledger: PrivacyLedger):
         self.ledger = ledger
 
+    def kept(
+        self, subject: str, bank: str, guarantee: Guarantee, spans: Sequence[int]
+    ) -> HeldMessage | None:
+        """The message that was kept, or None; arguments and errors as of :meth:`message`."""
+        with self.ledger.database.reading() as connection:
+            held = self._held(connection, self._key(subject, bank, guarantee, spans))
+        return None if held is None else HeldMessage(held, False, self.ledger.spent(subject))
+
     def message(
         self,
         subject: str,
@@ -61,30 +70,27 @@ class NoiseCache:
             guarantee: of the mechanism with this bank.
             spans: rows of the bank, in any order; none for a text without spans, which has a
                 message like all others.
-            draw: makes the new message.
+            draw: makes the new message; other processes wait meanwhile.
 
         Raises:
             BudgetSpent: a new one would pass the budget; nothing was drawn or written.
             CorruptState, FolderInUse, UnwritableState: the file.
         """
+        if (kept := self.kept(subject, bank, guarantee, spans)) is not None:
+            return kept
         key = self._key(subject, bank, guarantee, spans)
-        database = self.ledger.database
-        with database.reading() as connection:
-            held = self._held(connection, key)
-        if held is not None:
-            return HeldMessage(held, False, self.ledger.spent(subject))
-        with database.transaction() as connection:
+        with self.ledger.database.transaction() as connection:
             held = self._held(connection, key)  # another process may have been first
             if held is None:
-                after = self.ledger.spend_in(connection, subject, bank, guarantee)
+                spent = self.ledger.spend_in(connection, subject, bank, guarantee)
                 drawn = draw()
                 sealed = self.ledger.key.seal(drawn, key)
                 connection.execute("INSERT INTO noise VALUES (?, ?)", (key, sealed))
-        if held is not None:
-            return HeldMessage(held, False, self.ledger.spent(subject))
-        return HeldMessage(drawn, True, after)
+        if held is None:
+            return HeldMessage(drawn, True, spent)
+        return HeldMessage(held, False, self.ledger.spent(subject))
 
-    def _held(self, connection, key: bytes) -> bytes | None:
+    def _held(self, connection: sqlite3.Connection, key: bytes) -> bytes | None:
         row = connection.execute("SELECT sealed FROM noise WHERE key = ?", (key,)).fetchone()
         return None if row is None else self.ledger.key.unseal(row[0], key)
 
