@@ -6,12 +6,16 @@ import threading
 import torch
 
 from privacyrestore.attention_weights import UniformWeigher
+from privacyrestore.batch_engine import BatchEngine
 from privacyrestore.client import PrivacyClient
 from privacyrestore.ledger import PrivacyLedger
 from privacyrestore.mechanisms import Subspace
 from privacyrestore.proxy import create_proxy, create_proxy_server
 from privacyrestore.restoration_bank import RestorationBank, identify
+from privacyrestore.server import create_app
+from privacyrestore.serving import create_server
 from privacyrestore.span_detector import SpanDetector
+from privacyrestore.steered_model import SteeredModel
 from privacyrestore.transport import Http
 
 
@@ -42,15 +46,19 @@ def make_client(bank, folder, url, *, budget=None, subject="default", mechanism=
 
 
 @contextlib.contextmanager
-def proxied(client, **settings):
-    """The base URL of a proxy before `client`, served on a free port of loopback by a thread."""
+def running(make):
+    """The address that a server tells once it is served, which runs in a thread meanwhile.
+
+    Args:
+        make: gives the server, a uvicorn one, when it is called with `ready`.
+    """
     addresses, started = [], threading.Event()
 
     def ready(url):
         addresses.append(url)
         started.set()
 
-    server = create_proxy_server(create_proxy(client, **settings), ready=ready)
+    server = make(ready)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -62,7 +70,17 @@ def proxied(client, **settings):
     assert not thread.is_alive()
 
 
+def proxied(client, **settings):
+    """The base URL of a proxy before `client`, served on a free port of loopback by a thread."""
+    app = create_proxy(client, **settings)
+    return running(lambda ready: create_proxy_server(app, ready=ready))
+
+
 @contextlib.contextmanager
 def served(loaded, bank):
-    """Host and port of a real server over a loaded model, in a thread of this process."""
-    raise NotImplementedError
+    """The address of a server over a loaded model and one bank, in a thread of this process."""
+    steered = SteeredModel(loaded.model, loaded.tokenizer, [bank])
+    with BatchEngine(steered) as engine:
+        app = create_app(engine)
+        with running(lambda ready: create_server(app, ready=ready, grace=1.0)) as url:
+            yield url

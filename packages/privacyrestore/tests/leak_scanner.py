@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 DEEPEST = 3
 GRAM = 6
+MOST = 1 << 20
 BASE64_RUN = re.compile(rb"[A-Za-z0-9+/_\-]{8,}")
 HEX_RUN = re.compile(rb"(?:[0-9A-Fa-f]{2}[ :,]?){6,}")
 JSON_ESCAPE = re.compile(rb"\\+u([0-9A-Fa-f]{4})")
@@ -121,14 +122,14 @@ def from_json(digits):
 
 def inflated(blob):
     """Every stream of gzip, zlib or raw deflate that begins where one could."""
-    starts = {0, blob.find(b"\r\n\r\n") + 4} & set(range(len(blob)))
-    tries = [("deflate", start, -zlib.MAX_WBITS) for start in sorted(starts)]
+    starts = (0, *(found.end() for found in re.finditer(rb"\r\n\r\n", blob)))
+    tries = [("deflate", start, -zlib.MAX_WBITS) for start in starts]
     tries += [("gzip", found.start(), 31) for found in re.finditer(rb"\x1f\x8b\x08", blob)]
     for head in ZLIB_HEADS:
         tries += [("zlib", m.start(), zlib.MAX_WBITS) for m in re.finditer(re.escape(head), blob)]
     for name, start, bits in tries:
         try:
-            inner = zlib.decompressobj(bits).decompress(blob[start:], 1 << 20)
+            inner = zlib.decompressobj(bits).decompress(blob[start : start + MOST], MOST)
         except zlib.error:
             continue
         if len(inner) >= GRAM:

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import json
 import logging
@@ -349,6 +350,30 @@ def test_other_machines_are_never_served(client):
     for host in ("0.0.0.0", "::", "192.0.2.7", "example.invalid", ""):
         with pytest.raises(InvalidSetting, match="from other machines"):
             create_proxy_server(create_proxy(client), host=host)
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_caller_from_elsewhere_is_refused_even_where_the_app_is_served_otherwise(client, side):
+    scope = {
+        "type": "http", "method": "GET", "path": "/health", "raw_path": b"/health",
+        "query_string": b"", "headers": [(b"host", b"127.0.0.1")], "client": ("127.0.0.1", 5),
+        "server": ("127.0.0.1", 80),
+    }  # fmt: skip
+    assert asgi_status(create_proxy(client), scope) == 200
+    assert asgi_status(create_proxy(client), scope | {side: ("192.0.2.7", 5)}) == 403
+
+
+def asgi_status(app, scope):
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"]
 
 
 def test_a_port_that_is_taken_is_named(client, proxy):
