@@ -18,7 +18,7 @@ PLAIN = (2, 5)
 @functools.cache
 def steered(model_type: str = "llama", **config: Any) -> SteeredModel:
     """A small model with a bank that changes what it says."""
-    loaded = tiny_random(model_type, **config)
+    loaded = tiny_random(model_type, layers=2, **config)
     return SteeredModel(loaded.model, loaded.tokenizer, tiny_bank(loaded.model, gamma=1.0))
 
 

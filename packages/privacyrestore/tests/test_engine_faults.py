@@ -129,7 +129,7 @@ def test_a_row_that_breaks_the_pass_fails_and_the_others_are_read_again():
             assert held.there.wait(30)
             handles = [engine.submit(bad if i == 1 else one) for i, one in enumerate(asked)]
             held.go.set()
-            with pytest.raises(EngineFailure, match=r"^the forward pass failed: ValueError$"):
+            with pytest.raises(EngineFailure, match=r"^this request failed: ValueError$"):
                 handles[1].result(60)
             found = [handle.result(60) for i, handle in enumerate(handles) if i != 1]
             again = first.result(60)
@@ -163,6 +163,63 @@ def test_a_pass_that_fails_between_two_layers_leaves_no_half_grown_cache():
         hook.remove()
     assert len(failures) == 3
     assert [completion.token_ids for completion in found] == expected
+
+
+class Fragile:
+    """A tokenizer that cannot decode one token."""
+
+    def __init__(self, tokenizer, token):
+        self._tokenizer, self._token = tokenizer, token
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+    def decode(self, tokens, **options):
+        if self._token in tokens:
+            raise OverflowError(f"of {tokens}")
+        return self._tokenizer.decode(tokens, **options)
+
+
+def test_tokens_that_make_no_text_fail_their_row_alone():
+    model = steered()
+    asked = requests(model)
+    expected = [alone(model, one) for one in asked]
+    token = expected[6][3]
+    broken = [
+        token in tokens[: one.max_new_tokens] for one, tokens in zip(asked, expected, strict=True)
+    ]
+    fragile = SteeredModel(model.model, Fragile(model.tokenizer, token), list(model.banks.values()))
+    with BatchEngine(fragile) as engine:
+        for i, handle in enumerate([engine.submit(one) for one in asked]):
+            if broken[i]:
+                with pytest.raises(EngineFailure, match=r"^this request failed: OverflowError$"):
+                    handle.result(60)
+            else:
+                assert list(handle.result(60).token_ids) == expected[i]
+    assert 0 < sum(broken) < 8
+
+
+def test_a_thread_that_dies_leaves_nobody_waiting(monkeypatch):
+    model = steered()
+    asked = requests(model)
+    engine = BatchEngine(model, max_rows=2)
+
+    def die(_rows):
+        raise MemoryError
+
+    held = Held()
+    handles = [engine.submit(asked[0], held)]
+    assert held.there.wait(30)
+    monkeypatch.setattr(engine._batch, "advance", die)
+    handles += [engine.submit(one) for one in asked[1:5]]
+    held.go.set()
+    for handle in handles:
+        with pytest.raises(EngineFailure, match="the engine has ended: MemoryError"):
+            handle.result(60)
+    with pytest.raises(EngineClosed):
+        engine.submit(asked[0])
+    assert engine.closed
+    engine.close()
 
 
 def test_a_full_queue_refuses_and_takes_again():

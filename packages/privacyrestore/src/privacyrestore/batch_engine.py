@@ -52,8 +52,8 @@ class BatchEngine:
         steered: the model with its banks. Meanwhile it is in evaluation mode, and its lock is held
             during every forward pass.
         max_rows: in the batch.
-        max_tokens: cells of the cache, rows times the longest row's prompt and answer; rows that
-            would exceed it wait. It bounds the memory.
+        max_tokens: cells of the cache, rows times the longest row's prompt and answer; it bounds
+            the memory. A row that would exceed it waits, and those behind it too.
         max_queue: requests that wait beyond `max_rows`.
         timeout: seconds that a request may take, waiting included.
 
@@ -192,14 +192,14 @@ class BatchEngine:
                         self._leave(row)
                     self._batch.advance(new)
         except Exception as cause:  # nobody may wait for a thread that is gone
-            error = EngineFailure(f"the engine's thread ended: {type(cause).__name__}")
+            error = EngineFailure(f"the engine has ended: {type(cause).__name__}")
             error.__cause__ = cause
         with self._changed:
             self._closed = True
             left = list(self._unfinished)
             self._waiting.clear()
         for row in left:
-            row.error = row.error or error
+            row.fail(error)
             self._leave(row)
 
     def _next(self) -> tuple[list[Row], list[Row]] | None:

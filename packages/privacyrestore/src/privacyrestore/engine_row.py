@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lipogram.errors import LipogramError, OverBudget
+from lipogram.llm.memory import is_out_of_memory
 from privacyrestore.engine_request import (
     Completion,
     FinishReason,
@@ -14,7 +16,7 @@ from privacyrestore.engine_request import (
     Request,
     TokenLogprob,
 )
-from privacyrestore.errors import Expired
+from privacyrestore.errors import EngineFailure, Expired
 from privacyrestore.sampling import Sampler, token_logprob
 from privacyrestore.stop_strings import StopStrings
 from privacyrestore.token_text import TokenText
@@ -91,35 +93,36 @@ class Row:
             logits: [v] of the next token, none of them NaN.
             likeliest: their argmax.
         """
-        request = self.request
-        token = self._sampler.choose(logits) if request.temperature else likeliest
-        self.said.append(token)
-        logprobs: tuple[TokenLogprob, ...] = ()
-        if request.logprobs is not None:
-            logprobs = (token_logprob(logits, token, request.logprobs),)
-        if token in self._ends:
-            self._show(Piece("", logprobs))
-            self.end("stop")
-            return
-        text, stopped = self._stop.push(self._text.push(token))
-        self._show(Piece(text, logprobs))
-        if stopped:
-            self.reason = "stop"
-        elif len(self.said) == request.max_new_tokens:
-            self.end("length")
-
-    def end(self, reason: FinishReason) -> None:
-        """End, and show what was held back."""
-        text, stopped = self._stop.push(self._text.flush())
-        self._show(Piece(text if stopped else text + self._stop.flush()))
-        self.reason = "stop" if stopped else reason
+        try:
+            self._go_on(logits, likeliest)
+        except Exception as error:
+            self.fail(error)
 
     def leave_early(self) -> None:
         """End because it is unwanted."""
-        if self.handle.cancelled:
-            self.end("cancelled")
+        if not self.handle.cancelled:
+            self.fail(Expired("the request was not answered within its time"))
+            return
+        try:
+            self._end("cancelled")
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """End by an error; the first one counts.
+
+        Another library's words could repeat the prompt, so the client is told no more than the
+        kind of its error.
+        """
+        if isinstance(error, LipogramError):
+            told: Exception = error
+        elif is_out_of_memory(error):
+            told = OverBudget("memory does not suffice for this request even alone")
         else:
-            self.error = Expired("the request was not answered within its time")
+            told = EngineFailure(f"this request failed: {type(error).__name__}")
+        if told is not error:
+            told.__cause__ = error
+        self.error = self.error or told
 
     def completion(self) -> Completion:
         """All of it, once it has ended."""
@@ -131,6 +134,30 @@ class Row:
             len(self.request.prompt_ids),
             tuple(logprob for piece in self._pieces for logprob in piece.logprobs),
         )
+
+    def _go_on(self, logits: Tensor, likeliest: int) -> None:
+        request = self.request
+        token = self._sampler.choose(logits) if request.temperature else likeliest
+        self.said.append(token)
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if request.logprobs is not None:
+            logprobs = (token_logprob(logits, token, request.logprobs),)
+        if token in self._ends:
+            self._show(Piece("", logprobs))
+            self._end("stop")
+            return
+        text, stopped = self._stop.push(self._text.push(token))
+        self._show(Piece(text, logprobs))
+        if stopped:
+            self.reason = "stop"
+        elif len(self.said) == request.max_new_tokens:
+            self._end("length")
+
+    def _end(self, reason: FinishReason) -> None:
+        """End, and show what was held back."""
+        text, stopped = self._stop.push(self._text.flush())
+        self._show(Piece(text if stopped else text + self._stop.flush()))
+        self.reason = "stop" if stopped else reason
 
     def _show(self, piece: Piece) -> None:
         if not piece.text and not piece.logprobs:

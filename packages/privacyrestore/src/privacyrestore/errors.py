@@ -53,7 +53,7 @@ class EngineClosed(LipogramError, RuntimeError):
 
 
 class EngineFailure(LipogramError, RuntimeError):
-    """A row whose forward pass fails even alone; the message does not repeat the cause's text."""
+    """A request that fails even alone; the message does not repeat what the cause says."""
 
 
 class Unsendable(LipogramError, ValueError):

@@ -6,13 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipogram.errors import LipogramError, NotFinite, OverBudget, UnsupportedArchitecture
+from lipogram.errors import NotFinite, UnsupportedArchitecture
 from lipogram.llm.forward import last_logits
-from lipogram.llm.memory import is_out_of_memory
 from lipogram.llm.text import Encoded, pad, pad_id
 from lipogram.llm.wrappers import unwrap
 from privacyrestore.engine_row import Row
-from privacyrestore.errors import EngineFailure
 from privacyrestore.row_cache import RowCache, check_cache
 from privacyrestore.steered_model import SteeredModel, set_rows
 
@@ -47,7 +45,6 @@ class RowBatch:
         self._clear()
         if new:
             self._attempt(self._begin, new)
-            self._clear()
         if self.rows:
             self._attempt(self._step, self.rows)
 
@@ -64,13 +61,13 @@ class RowBatch:
             left = [row for row in dict.fromkeys([*self.rows, *rows]) if not row.left]
             self.rows, self._cache = [], RowCache([])  # some of its layers may have grown
             if len(left) == 1:
-                left[0].error = left[0].error or _failure(error)
+                left[0].fail(error)
         for row in left:
             try:
                 if not row.ended:
                     self._begin([row])
             except Exception as error:
-                row.error = _failure(error)
+                row.fail(error)
             if row.ended and not row.left:
                 self._leave(row)
 
@@ -119,13 +116,10 @@ class RowBatch:
         likeliest = logits.argmax(-1).tolist()
         for row, numbers, is_bad, best in zip(rows, logits, bad, likeliest, strict=True):
             if is_bad:
-                row.error = NotFinite("the logits of this request are not finite")
-                continue
-            self.new_tokens += 1
-            try:
+                row.fail(NotFinite("the logits of this request are not finite"))
+            else:
+                self.new_tokens += 1
                 row.take(numbers, best)
-            except Exception as error:
-                row.error = _failure(error)
 
     def _clear(self) -> None:
         """Let the rows leave that have ended, or that nobody waits for any more."""
@@ -140,15 +134,3 @@ class RowBatch:
         for row in ended:
             self._leave(row)
         self._cache.keep(stay)
-
-
-def _failure(error: Exception) -> Exception:
-    """What the client of a row is told; another library's words could repeat its prompt."""
-    if isinstance(error, LipogramError):
-        return error
-    if is_out_of_memory(error):
-        told: Exception = OverBudget("memory does not suffice for this request even alone")
-    else:
-        told = EngineFailure(f"the forward pass failed: {type(error).__name__}")
-    told.__cause__ = error
-    return told
