@@ -25,6 +25,7 @@ from privacyrestore.span_detector import SpanDetector
 from privacyrestore.transport import Http
 
 from .banks import loose_identity, random_bank
+from .live_server import NAME, live_server
 from .loopback import ANSWERS, TOLD, loopback, routed, says, streams
 
 SPANS = ("mild cough", "finding-07", "blue rash", "sore toe")
@@ -144,14 +145,14 @@ def test_all_roles_are_cleaned_and_one_vector_stands_for_all_spans(client):
             {"role": "system", "content": "The patient had a blue rash. Be kind."},
             {"role": "user", "content": [{"type": "text", "text": "Now a mild cough. Why?"}]},
             {"role": "assistant", "content": "A mild cough may come with a blue rash. Rest."},
-            {"role": "user", "content": "Thank you.", "name": "ann", "tool_calls": None},
+            {"role": "user", "content": "Thank you.", "name": None, "tool_calls": []},
         ]
     )
     assert markers_in(prepared.body) == []
     body = json.loads(prepared.body)
     assert [each["role"] for each in body["messages"]] == ["system", "user", "assistant", "user"]
     assert all(isinstance(each["content"], str) for each in body["messages"])
-    assert body["messages"][-1] == {"role": "user", "content": "Thank you.", "name": "ann"}
+    assert body["messages"][-1] == {"role": "user", "content": "Thank you."}
     assert set(prepared.report.spans) == {"mild cough", "blue rash"}
     again = client.prepare_chat(user("A blue rash, then a mild cough?"))
     assert again.payload == prepared.payload
@@ -290,7 +291,7 @@ TORN = [{"type": "text", "text": "A blue ra"}, {"type": "text", "text": "sh."}]
         [{"role": "user", "content": [{"type": "text", "text": 7}]}],
         [{"role": "user", "content": [{"type": "text", "text": "Why?", "mild cough": 1}]}],
         [{"role": "user", "content": "Why?", "name": "mild cough"}],
-        [{"role": "user", "content": "Why?", "name": 7}],
+        [{"role": "user", "content": "Why?", "name": "ann"}],
         [{"role": "user", "content": "Why?", "mild cough": 1}],
         [{"role": "assistant", "content": None, "tool_calls": [{"mild cough": 1}]}],
         [{"role": "user", "content": TORN}],
@@ -454,3 +455,42 @@ def test_usage_that_is_nonsense_is_left_out(bank, detector, tmp_path):
         answer = client_of(bank, detector, server, tmp_path).complete("A sore toe.")
     assert (answer.text, answer.finish_reason) == ("rest", "length")
     assert answer.usage == {"total_tokens": 4}
+
+
+# ---------------------------------------------------------------------- the real server
+
+
+@pytest.fixture(scope="module")
+def live():
+    with live_server() as found:
+        yield found
+
+
+def test_the_real_server_answers_what_it_answers_to_the_same_bytes(live, tmp_path):
+    detector = SpanDetector(live.bank.vocabulary)
+    client = client_of(live.bank, detector, live, tmp_path, model=NAME)
+    asked = {"temperature": 0, "max_tokens": 8}
+    messages = user("There is amber, then birch. Why?")
+    answer = client.chat(messages, **asked)
+    prepared = client.prepare_chat(messages, **asked)
+    assert "amber" not in prepared.public_text
+    same = live.post(prepared.path, prepared.body).json()
+    assert same["choices"] == answer.raw["choices"]
+    assert answer.usage["completion_tokens"] <= 8
+    assert "".join(client.stream(messages, **asked)) == answer.text
+    assert client.complete("There is amber.", **asked).finish_reason in ("stop", "length")
+    assert len(client.ledger.releases()) == 2
+    assert client.transport.bank(live.bank.sha256).sha256 == live.bank.sha256
+    with pytest.raises(Refused, match="400"):
+        client.chat(messages, top_k=3)
+
+
+def test_the_real_server_has_not_got_any_other_bank(live, bank, detector, tmp_path):
+    client = client_of(bank, detector, live, tmp_path)
+    with pytest.raises(BankMismatch):
+        client.chat(user("A mild cough."))
+    assert client.ledger.releases() == []
+    with pytest.raises(BankMismatch):  # told by the server, where it was not asked before
+        client.send(client.prepare("A mild cough.", model=NAME))
+    with pytest.raises(BankMismatch):
+        list(client.events(client.prepare("A mild cough.", stream=True, model=NAME)))

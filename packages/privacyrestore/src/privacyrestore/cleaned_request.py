@@ -64,26 +64,24 @@ def cleaned_messages(
     """Messages of all roles without their spans; an answer of the history may repeat one.
 
     Args:
-        messages: each with a role, a content (a text, or a list of parts of type text) and, if
-            need be, a name. Fields that are None or empty count as absent.
+        messages: each with a role and a content, a text or a list of parts of type text. Fields
+            that are None or empty count as absent.
         options: the other fields of the body.
         detector: finds the spans.
 
     Raises:
         SpanRemains: a span that removal cannot take out.
-        Unsendable: anything but texts (images, tools and their calls), or a name or an option that
-            holds a span.
+        Unsendable: anything but texts (images, tools and their calls), or an option that holds a
+            span.
     """
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
         raise Unsendable("messages must be a list of at least one object with role and content")
     checked = checked_options(options, detector)
     public, texts, found, offset = [], [], [], 0
     for message in messages:
-        role, name, text = _message(message, detector)
-        if name is not None:
-            _refuse_spans([name], detector, "the name of a message")
+        role, text = _message(message, detector)
         kept, spans = _removed(text, detector)
-        public.append({"role": role, "content": kept} | ({} if name is None else {"name": name}))
+        public.append({"role": role, "content": kept})
         found += [_moved(span, offset) for span in spans]
         texts.append(text)
         offset += len(text) + len(BETWEEN)
@@ -126,21 +124,17 @@ def guarded(what: str, work: Callable[..., Made], *arguments: Any) -> Made:
     raise Unsendable(f"{what} failed ({kind}); nothing was sent")
 
 
-def _message(message: Any, detector: SpanDetector) -> tuple[str, str | None, str]:
+def _message(message: Any, detector: SpanDetector) -> tuple[str, str]:
     if not isinstance(message, Mapping):
         raise Unsendable("a message must be an object with role and content")
     given = {name: value for name, value in message.items() if value not in (None, [], {})}
-    if set(given) - {"role", "content", "name"}:
+    if set(given) - {"role", "content"}:
         raise Unsendable(
-            "a message has a field that cannot be cleaned: role, content and name can be sent, "
-            "tool calls cannot"
+            "a message has more than role and content: names, tools and their calls can't be sent"
         )
-    role, name = given.get("role"), given.get("name")
-    if role not in ROLES:
+    if given.get("role") not in ROLES:
         raise Unsendable(f"the role of a message must be one of {', '.join(ROLES)}")
-    if name is not None and not isinstance(name, str):
-        raise Unsendable("the name of a message must be a text")
-    return role, name, _text(given.get("content", ""), detector)
+    return given["role"], _text(given.get("content", ""), detector)
 
 
 def _text(content: Any, detector: SpanDetector) -> str:

@@ -55,7 +55,7 @@ class PrivacyClient:
         ledger: counts releases, and refuses those past its budget.
         transport: the connection, as :class:`privacyrestore.transport.Http`.
         subject: whom the texts are about; budget and vectors are each subject's own.
-        model: the model to ask for; None for the bank's.
+        model: what the server calls the model; None for the name that the bank has for it.
         audited: the share of spans that an audit of bank and mechanism recovered, for the reports.
 
     Raises:
