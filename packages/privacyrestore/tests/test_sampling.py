@@ -51,6 +51,24 @@ def test_a_draw_is_one_of_the_kept_tokens_and_repeats_with_its_seed(
     assert Sampler(temperature, top_p, seed).choose(values) == token
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.5, 3.0])
+@pytest.mark.parametrize("top_p", [0.2, 0.9, 0.999])
+def test_of_a_large_vocabulary_the_same_tokens_are_kept(spread, top_p):
+    draw = torch.Generator().manual_seed(8)
+    logits = (torch.randn(2000, generator=draw) * spread).round(decimals=2)  # with many ties
+    kept = nucleus(logits.tolist(), 1.0, top_p)
+    edges, reached = [], 0.0
+    for token, share in kept.items():
+        reached += share
+        edges.append((reached, token))
+    for seed in range(40):
+        point = float(
+            torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        )
+        expected = next(token for edge, token in edges if edge > point)
+        assert Sampler(1.0, top_p, seed).choose(logits) == expected
+
+
 def test_no_temperature_a_tiny_one_and_a_tiny_share_are_greedy():
     logits = torch.tensor([1.0, 3.0, 3.0, -math.inf, 2.9])
     assert Sampler(0, 1.0, None).choose(logits) == 1

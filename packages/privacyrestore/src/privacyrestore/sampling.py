@@ -7,6 +7,8 @@ from torch import Tensor
 
 from privacyrestore.engine_request import TokenLogprob
 
+_FEW = 512  # tokens that nearly always hold the share that is drawn from
+
 
 class Sampler:
     """Chooses tokens for one row; what it draws does not depend on the rows beside it.
@@ -32,13 +34,22 @@ class Sampler:
         probs = ((logits - logits.max()) / self.temperature).softmax(-1)
         ids = None
         if self.top_p < 1:
-            probs, ids = probs.sort(descending=True, stable=True)
+            ids = self._likely(probs)
+            probs, order = probs[ids].sort(descending=True, stable=True)
+            ids = ids[order]
             kept = int((probs.cumsum(-1) - probs < self.top_p).sum())
             probs, ids = probs[:kept], ids[:kept]
         edges = probs.cumsum(-1)
         point = torch.rand((), generator=self._generator, dtype=torch.float64) * edges[-1]
         place = int(torch.searchsorted(edges, point, right=True))
         return place if ids is None else int(ids[place])
+
+    def _likely(self, probs: Tensor) -> Tensor:
+        """Ids, ascending, among which are all that are drawn from: few, as sorting all is slow."""
+        likeliest = probs.topk(min(_FEW, len(probs))).values
+        if likeliest.sum() < self.top_p:
+            return torch.arange(len(probs))
+        return (probs >= likeliest[-1]).nonzero()[:, 0]
 
 
 def token_logprob(logits: Tensor, token: int, top: int) -> TokenLogprob:
