@@ -13,7 +13,6 @@ import torch
 
 from afl.adassp import noise_norm
 from afl.client_stats import ClientStats
-from afl.discrete_gaussian import discrete_gaussian, noise_key
 from afl.federation import Federation
 from afl.fixed_point import StatsLayout
 from afl.noise_shares import NoiseShares
@@ -22,6 +21,7 @@ from afl.secure_sum import secure_sum
 from lipogram.analytic.buffer import RandomBuffer
 from lipogram.analytic.sources import features_of
 from lipogram.console import show
+from lipogram.discrete_gaussian import discrete_gaussian, noise_key
 from lipogram.report import Table
 
 CLIENTS, SHARES, DROPPED, WIDTH, DELTA, DRAWS = 30, 20, 4, 64, 1e-5, 5

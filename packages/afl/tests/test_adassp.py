@@ -6,10 +6,10 @@ import torch
 
 from afl.adassp import EIGENVALUE_SHARE, adassp, noise_norm
 from afl.client_stats import ClientStats
-from afl.gaussian_mechanism import delta_of, mu_of
 from afl.privacy_unit import sensitivity_of
 from lipogram.analytic.datasets import digits
 from lipogram.errors import InvalidSetting
+from lipogram.gaussian_mechanism import delta_of, mu_of
 
 X, Y = digits()
 STATS = ClientStats.compute(X, Y, clip=1.0)

@@ -11,13 +11,13 @@ from afl.budget import Account, Budget, cost_of
 from afl.client_stats import ClientStats
 from afl.errors import BudgetSpent
 from afl.federation import Federation
-from afl.gaussian_mechanism import Spent, epsilon_of, mu_of
 from afl.ledger import Ledger
 from afl.noisy_stats import release
 from afl.privacy_unit import sensitivity_of
 from lipogram.analytic.datasets import digits
 from lipogram.analytic.state import read_state, write_state
 from lipogram.errors import CorruptState, InvalidSetting
+from lipogram.gaussian_mechanism import Spent, epsilon_of, mu_of
 
 X, Y = digits()
 STATS = ClientStats.compute(X, Y, clip=1.0)

@@ -8,9 +8,9 @@ from afl.claims import claim_of, composed_claim, joint_claim, read_claim
 from afl.client_stats import ClientStats
 from afl.errors import RejectedUpload, TooFewClients
 from afl.federation import Federation
-from afl.gaussian_mechanism import epsilon_of, mu_of, noise_std
 from afl.noisy_stats import release
 from lipogram.analytic.datasets import digits
+from lipogram.gaussian_mechanism import epsilon_of, mu_of, noise_std
 
 X, Y = digits()
 STATS = ClientStats.compute(X[:400], Y[:400], clip=1.0)

@@ -7,16 +7,16 @@ from scipy.stats import kstest
 
 from afl import wire
 from afl.client_stats import ClientStats
-from afl.discrete_gaussian import noise_key
 from afl.dp_plan import plan
 from afl.errors import RejectedUpload
 from afl.federation import Federation
-from afl.gaussian_mechanism import noise_std
 from afl.noisy_stats import release, standard_normals
 from afl.privacy_unit import sensitivity_of
 from lipogram.analytic.datasets import digits
 from lipogram.analytic.sources import features_of
+from lipogram.discrete_gaussian import noise_key
 from lipogram.errors import IncompatibleFeatures, InvalidSetting
+from lipogram.gaussian_mechanism import noise_std
 
 X, Y = digits()
 FALSE = {"unit": "row", "epsilon": 1.0, "delta": 1e-5, "sigma": 1.0}

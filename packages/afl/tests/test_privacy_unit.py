@@ -14,12 +14,12 @@ from afl.adassp import EIGENVALUE_SHARE, adassp, noise_norm
 from afl.client_stats import ClientStats
 from afl.errors import ReplayedUpload
 from afl.federation import Federation
-from afl.gaussian_mechanism import mu_of, noise_std
 from afl.joint_vector import from_joint_vector, joint_vector
 from afl.noisy_stats import release
 from afl.privacy_unit import bounded, moves, norm_of, sensitivity_of
 from lipogram.analytic.datasets import digits
 from lipogram.errors import InvalidSetting
+from lipogram.gaussian_mechanism import mu_of, noise_std
 
 X, Y = digits()
 ROWS = arrays(np.float64, (6, 4), elements=st.floats(-1e3, 1e3))

@@ -13,10 +13,10 @@ from afl.budget import Account, Budget, cost_of
 from afl.client_stats import ClientStats
 from afl.errors import BudgetSpent
 from afl.federation import Federation
-from afl.gaussian_mechanism import epsilon_of, mu_of
 from afl.spent_file import read_spent, spend
 from lipogram.analytic.datasets import digits
 from lipogram.errors import CorruptState, InvalidSetting
+from lipogram.gaussian_mechanism import epsilon_of, mu_of
 
 COST = cost_of("row", 1.0, 1e-5, clip=1.0)
 KNOWN = "--clip 1 --classes 0,1,2,3,4,5,6,7,8,9 --epsilon 1"

@@ -17,13 +17,13 @@ from scipy.special import ndtri
 
 from afl.claims import claim_of
 from afl.client_stats import ClientStats
-from afl.discrete_gaussian import noise_key
-from afl.gaussian_mechanism import mu_of
 from afl.joint_vector import check_unweighted, clip_of
 from afl.noisy_stats import standard_normals, with_noise
 from afl.privacy_unit import Unit, moves
 from lipogram.analytic.labels import Label
+from lipogram.discrete_gaussian import noise_key
 from lipogram.errors import InvalidSetting
+from lipogram.gaussian_mechanism import mu_of
 
 EIGENVALUE_SHARE = 0.1  # of μ²
 

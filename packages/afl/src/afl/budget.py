@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from afl.errors import BudgetSpent
-from afl.gaussian_mechanism import LARGEST_MU, Spent, epsilon_of, mu_of
 from afl.privacy_unit import Unit, moves
 from lipogram.analytic.settings import one_of
+from lipogram.gaussian_mechanism import LARGEST_MU, Spent, epsilon_of, mu_of
 
 ROUNDED = 1 + 1e-12  # a budget spent to the last digit is not overdrawn
 
@@ -79,7 +79,7 @@ def cost_of(
         bound: C, where it hides clients.
 
     Raises:
-        InvalidSetting: see :func:`afl.gaussian_mechanism.mu_of` and
+        InvalidSetting: see :func:`lipogram.gaussian_mechanism.mu_of` and
             :func:`afl.privacy_unit.check_unit`.
     """
     moved = moves(unit, clip, bound)

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from afl.errors import RejectedUpload
-from afl.gaussian_mechanism import LARGEST_MU, delta_of, epsilon_of, mu_of
 from lipogram.analytic.settings import one_of, positive, whole
 from lipogram.errors import InvalidSetting
+from lipogram.gaussian_mechanism import LARGEST_MU, delta_of, epsilon_of, mu_of
 
 Claim = dict[str, Any]
 NUMBERS = ("epsilon", "delta", "sigma")

@@ -12,12 +12,12 @@ import torch
 from afl.adassp import noise_norm
 from afl.client_stats import ClientStats
 from afl.federation import Federation
-from afl.gaussian_mechanism import noise_std
 from afl.noisy_stats import release
 from afl.privacy_unit import sensitivity_of
 from lipogram.analytic.buffer import RandomBuffer
 from lipogram.analytic.sources import Features
 from lipogram.errors import IllConditioned
+from lipogram.gaussian_mechanism import noise_std
 from lipogram.report import Table
 
 RHO = 0.05

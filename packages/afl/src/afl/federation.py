@@ -21,7 +21,6 @@ from afl.client_stats import ROUNDING, ClientStats
 from afl.errors import RevealsOneClient, TooFewClients
 from afl.exact_total import ExactTotal
 from afl.federation_privacy import Privacy, private_statistics, total_claim
-from afl.gaussian_mechanism import Spent
 from afl.head import LinearHead, intercept_of, solve_system
 from afl.ledger import Entry, Ledger
 from afl.limits import MINIMUM_COHORT, MINIMUM_ROWS
@@ -37,6 +36,7 @@ from lipogram.errors import (
     InvalidSetting,
     NotSeen,
 )
+from lipogram.gaussian_mechanism import Spent
 
 LEAST_GAMMA = 1e-9
 

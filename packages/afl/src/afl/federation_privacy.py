@@ -10,12 +10,12 @@ from afl.budget import Account, Budget, cost_of
 from afl.claims import Claim, composed_claim, joint_claim
 from afl.client_stats import ClientStats
 from afl.errors import BudgetSpent
-from afl.gaussian_mechanism import Spent
 from afl.ledger import Ledger
 from afl.privacy_unit import Unit, check_unit
 from lipogram.analytic.labels import Label
 from lipogram.analytic.settings import positive
 from lipogram.errors import CorruptState, InvalidSetting
+from lipogram.gaussian_mechanism import Spent
 
 if TYPE_CHECKING:
     from afl.federation import Federation

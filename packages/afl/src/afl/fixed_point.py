@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from afl.client_stats import ClientStats
-from afl.discrete_gaussian import noise_key
 from afl.joint_vector import from_joint_vector, joint_vector
 from afl.noise_shares import NoiseGrid, NoiseShares
 from afl.privacy_unit import bounded
 from lipogram.analytic.labels import Label
 from lipogram.analytic.settings import positive, whole
+from lipogram.discrete_gaussian import noise_key
 from lipogram.errors import IncompatibleFeatures, InvalidFeatures, InvalidSetting
 
 Ring = NDArray[np.uint64]

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afl.claims import Claim, claim_of
-from afl.discrete_gaussian import discrete_gaussian
 from afl.errors import TooFewClients
-from afl.gaussian_mechanism import mu_of
 from afl.privacy_unit import Unit, check_unit, moves
 from lipogram.analytic.settings import positive, whole
+from lipogram.discrete_gaussian import discrete_gaussian
 from lipogram.errors import InvalidFeatures, InvalidSetting
+from lipogram.gaussian_mechanism import mu_of
 
 LEAST_BITS, MOST_BITS = 20, 52
 FINE = 2.0**14  # rounding to the grid may cost this part of the sensitivity
@@ -205,7 +205,7 @@ def mu_on_grid(size: int, variance: float, epsilon: float, delta: float) -> floa
 
     Raises:
         InvalidSetting: a grid so coarse that nothing of ε is left, or see
-            :func:`afl.gaussian_mechanism.mu_of`.
+            :func:`lipogram.gaussian_mechanism.mu_of`.
     """
     epsilon = min(epsilon, LARGEST_EPSILON)
     reach = 2.0 * (epsilon + math.log(2.0 * size / delta) + SPARE)

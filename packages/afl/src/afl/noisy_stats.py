@@ -19,12 +19,12 @@ from scipy.special import ndtri
 
 from afl.claims import claim_of
 from afl.client_stats import ClientStats
-from afl.discrete_gaussian import noise_key
-from afl.gaussian_mechanism import noise_std
 from afl.joint_vector import check_unweighted, clip_of, from_joint_vector, joint_vector
 from afl.masking import mask
 from afl.privacy_unit import Unit, bounded, moves
 from lipogram.analytic.labels import Label
+from lipogram.discrete_gaussian import noise_key
+from lipogram.gaussian_mechanism import noise_std
 
 
 def release(
@@ -44,7 +44,7 @@ def release(
 
     The noisy counts become whole numbers of at least 0; that and everything computed from the
     result costs nothing more. Releasing the same rows again does: see
-    :class:`afl.gaussian_mechanism.Spent` and :mod:`afl.spent_file`.
+    :class:`lipogram.gaussian_mechanism.Spent` and :mod:`afl.spent_file`.
 
     Args:
         stats: pooled, with a clip, of rows without weights.
@@ -79,7 +79,7 @@ def with_noise(
         sigma: σ.
         classes: labels of the result.
         key: 32 bytes that are used once, see
-            :func:`afl.discrete_gaussian.noise_key`.
+            :func:`lipogram.discrete_gaussian.noise_key`.
 
     Raises:
         InvalidSetting, IncompatibleFeatures: see :func:`release`.

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from afl.budget import Account, Budget
-from afl.gaussian_mechanism import mu_of
 from lipogram.errors import CorruptState, InvalidSetting, LipogramError
 from lipogram.files import locked, write_atomically
+from lipogram.gaussian_mechanism import mu_of
 
 FORMAT = "lipogram-afl-spent/1"
 Drawn = TypeVar("Drawn")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
 
-from afl.discrete_gaussian import Stream, discrete_gaussian, noise_key
+from lipogram.discrete_gaussian import Stream, discrete_gaussian, noise_key
 from lipogram.errors import InvalidSetting
 
 

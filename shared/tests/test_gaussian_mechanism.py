@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from afl.gaussian_mechanism import Spent, delta_of, epsilon_of, mu_of, noise_std
 from lipogram.errors import InvalidSetting
+from lipogram.gaussian_mechanism import Spent, delta_of, epsilon_of, mu_of, noise_std
 
 
 @pytest.mark.parametrize("mu", [0.1, 1.0, 4.0])

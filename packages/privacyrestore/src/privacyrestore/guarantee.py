@@ -1,0 +1,57 @@
+"""What a mechanism promises about one release, in both of its languages."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What one release may tell.
+
+    Attributes:
+        mechanism: its name.
+        metric_epsilon: ε of metric differential privacy with Euclidean distance: two signals at
+            distance d have likelihoods within a factor exp(ε·d). None where the mechanism has none.
+        diameter: Δ of the bank.
+        local_epsilon: the worst case over any two inputs, ε·Δ for metric mechanisms; infinite
+            where nothing is promised.
+        delta: δ of that worst case.
+    """
+
+    mechanism: str
+    metric_epsilon: float | None
+    diameter: float
+    local_epsilon: float
+    delta: float = 0.0
+
+    def sentence(self) -> str:
+        """In words; the metric ε never without the worst case that follows from it."""
+        if math.isinf(self.local_epsilon):
+            return (
+                f"Mechanism {self.mechanism}: no noise, so nothing hides what was removed from "
+                "whoever holds the bank."
+            )
+        worst = (
+            f"a worst-case local ε of {self.local_epsilon:.4g}"
+            f"{f' at δ = {self.delta:g}' if self.delta else ''}: any two inputs give the same "
+            f"message with odds within e^{self.local_epsilon:.4g}"
+        )
+        if self.metric_epsilon is None:
+            return f"Mechanism {self.mechanism}: {worst}."
+        return (
+            f"Mechanism {self.mechanism}: metric ε {self.metric_epsilon:g} over signals at most "
+            f"{self.diameter:.3g} apart, {worst}."
+        )
+
+    def as_json(self) -> dict[str, str | float | None]:
+        """As names and values; what is infinite is the word for it."""
+        local = "infinite" if math.isinf(self.local_epsilon) else self.local_epsilon
+        return {
+            "mechanism": self.mechanism,
+            "metric_epsilon": self.metric_epsilon,
+            "diameter": self.diameter,
+            "worst_case_local_epsilon": local,
+            "delta": self.delta,
+        }
