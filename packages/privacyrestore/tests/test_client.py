@@ -25,7 +25,6 @@ from privacyrestore.span_detector import SpanDetector
 from privacyrestore.transport import Http
 
 from .banks import loose_identity, random_bank
-from .live_server import NAME, live_server
 from .loopback import ANSWERS, TOLD, loopback, routed, says, streams
 
 SPANS = ("mild cough", "finding-07", "blue rash", "sore toe")
@@ -253,7 +252,7 @@ def test_killed_between_the_ledger_and_the_wire_it_counts_too_much_never_too_lit
         try:
             client = client_of(bank, detector, server, tmp_path)
             if at == "draw":
-                client.mechanism.release = killed
+                Subspace.release = killed
             else:
                 client.transport.post = killed
             client.chat(user("A mild cough. Why?"))
@@ -455,42 +454,3 @@ def test_usage_that_is_nonsense_is_left_out(bank, detector, tmp_path):
         answer = client_of(bank, detector, server, tmp_path).complete("A sore toe.")
     assert (answer.text, answer.finish_reason) == ("rest", "length")
     assert answer.usage == {"total_tokens": 4}
-
-
-# ---------------------------------------------------------------------- the real server
-
-
-@pytest.fixture(scope="module")
-def live():
-    with live_server() as found:
-        yield found
-
-
-def test_the_real_server_answers_what_it_answers_to_the_same_bytes(live, tmp_path):
-    detector = SpanDetector(live.bank.vocabulary)
-    client = client_of(live.bank, detector, live, tmp_path, model=NAME)
-    asked = {"temperature": 0, "max_tokens": 8}
-    messages = user("There is amber, then birch. Why?")
-    answer = client.chat(messages, **asked)
-    prepared = client.prepare_chat(messages, **asked)
-    assert "amber" not in prepared.public_text
-    same = live.post(prepared.path, prepared.body).json()
-    assert same["choices"] == answer.raw["choices"]
-    assert answer.usage["completion_tokens"] <= 8
-    assert "".join(client.stream(messages, **asked)) == answer.text
-    assert client.complete("There is amber.", **asked).finish_reason in ("stop", "length")
-    assert len(client.ledger.releases()) == 2
-    assert client.transport.bank(live.bank.sha256).sha256 == live.bank.sha256
-    with pytest.raises(Refused, match="400"):
-        client.chat(messages, top_k=3)
-
-
-def test_the_real_server_has_not_got_any_other_bank(live, bank, detector, tmp_path):
-    client = client_of(bank, detector, live, tmp_path)
-    with pytest.raises(BankMismatch):
-        client.chat(user("A mild cough."))
-    assert client.ledger.releases() == []
-    with pytest.raises(BankMismatch):  # told by the server, where it was not asked before
-        client.send(client.prepare("A mild cough.", model=NAME))
-    with pytest.raises(BankMismatch):
-        list(client.events(client.prepare("A mild cough.", stream=True, model=NAME)))

@@ -60,6 +60,17 @@ def test_a_row_says_what_was_released(path):
     assert ledger.spent("bob").local_epsilon == math.inf
 
 
+def test_gaussian_releases_cost_less_together_than_one_by_one(path):
+    ledger, cost = PrivacyLedger(path, budget=10.0), Guarantee("gaussian", None, 2.0, 4.0, 1e-6)
+    ledger.spend("ann", BANK, cost)
+    both = ledger.spend("ann", BANK, cost)
+    assert 4.0 < both.local_epsilon < 8.0
+    assert both.delta == 1e-6
+    with pytest.raises(BudgetSpent):
+        ledger.spend("ann", BANK, COST)
+    assert ledger.spent("ann") == both
+
+
 def test_noise_free_messages_pass_any_budget(path):
     ledger = PrivacyLedger(path, budget=1e9)
     with pytest.raises(BudgetSpent):

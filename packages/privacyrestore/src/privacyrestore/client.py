@@ -86,6 +86,10 @@ class PrivacyClient:
         self._noise = NoiseCache(ledger)
         self._server_holds_bank = False
 
+    def close(self) -> None:
+        """End the connections."""
+        self.transport.close()
+
     def prepare(self, text: str, *, stream: bool = False, **options: Any) -> PreparedRequest:
         """The request to complete a text: nothing is sent, but what a release costs is counted.
 

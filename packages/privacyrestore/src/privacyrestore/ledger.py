@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lipogram.errors import CorruptState, InvalidSetting
 from privacyrestore.accounting import Release, Spent, spent
@@ -50,6 +51,8 @@ class LedgerRow:
 
 class PrivacyLedger:
     """All releases of this user, by subject; any number of processes may use one file.
+
+    Who puts an old copy of the file back counts too little: releases since then are not in it.
 
     Args:
         path: an SQLite file; None for `ledger.db` in the user's state folder. It and its folder
@@ -121,7 +124,8 @@ class PrivacyLedger:
         (number,) = connection.execute(
             "SELECT COALESCE(MAX(number), 0) + 1 FROM releases"
         ).fetchone()
-        content = json.dumps(_finite(asdict(row))).encode()
+        # As text: JSON knows no infinity.
+        content = json.dumps(asdict(row) | {"local_epsilon": repr(row.local_epsilon)}).encode()
         sealed = self.key.seal(content, _place(number, name))
         connection.execute("INSERT INTO releases VALUES (?, ?, ?)", (number, name, sealed))
         return after
@@ -153,8 +157,9 @@ class PrivacyLedger:
         ).fetchall()
         rows = []
         for number, of, sealed in found:
-            told = json.loads(self.key.unseal(sealed, _place(number, of)))
-            rows.append(LedgerRow(**{k: _number(v) for k, v in told.items()}))
+            told: dict[str, Any] = json.loads(self.key.unseal(sealed, _place(number, of)))
+            told["local_epsilon"] = float(told["local_epsilon"])
+            rows.append(LedgerRow(**told))
         return rows
 
 
@@ -164,11 +169,3 @@ def _release(row: LedgerRow) -> Release:
 
 def _place(number: int, subject: bytes) -> bytes:
     return b"release %d of " % number + subject
-
-
-def _finite(values: dict[str, object]) -> dict[str, object]:
-    return {k: "inf" if v == math.inf else v for k, v in values.items()}
-
-
-def _number(value: object) -> object:
-    return math.inf if value == "inf" else value

@@ -51,6 +51,9 @@ class Transport(Protocol):
     def holds(self, bank: str) -> bool:
         """Whether the other side has the bank of that digest."""
 
+    def close(self) -> None:
+        """End the connections."""
+
 
 class Http:
     """One server, over TLS.
