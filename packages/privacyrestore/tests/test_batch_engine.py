@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+import torch
 
 from lipogram.llm.tiny import N_TOKENS, tiny_random
 from privacyrestore.batch_engine import BatchEngine
@@ -101,6 +102,19 @@ def test_eight_clients_at_once_get_what_they_get_alone(max_rows):
         assert found[row].n_prompt == len(asked[row].prompt_ids)
         said = model.tokenizer.decode(found[row].token_ids, skip_special_tokens=True)
         assert found[row].text == said
+
+
+def test_the_same_model_may_generate_beside_the_engine():
+    model = steered()
+    asked = requests(model, max_new_tokens=24)
+    expected = [alone(model, request) for request in asked]
+    with BatchEngine(model) as engine:
+        handles = [engine.submit(request) for request in asked * 2]
+        for row, request in enumerate(asked):
+            ids = torch.tensor([request.prompt_ids])
+            beside = model.generate(ids, None, [request.meta], max_new_tokens=24, do_sample=False)
+            assert beside[0, ids.shape[1] :].tolist() == expected[row]
+        assert [list(handle.result(60).token_ids) for handle in handles] == expected * 2
 
 
 def test_a_draw_depends_on_its_seed_and_not_on_its_neighbours():
