@@ -1,0 +1,165 @@
+"""Where a text names what must not be sent.
+
+What this cannot see: a paraphrase ("cannot keep food down"), a misspelling, letters replaced by
+digits, a word spelt out with blanks between its letters, text inside an image, and what follows
+from the rest (a medicine that only one illness is treated with). Aliases and a recogniser of
+entities help against some of these; nothing helps against the last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from lipogram.errors import InvalidSetting
+from privacyrestore.inflection import forms
+from privacyrestore.text_folding import Token, tokens, views
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """A place in a text that names a span type.
+
+    Attributes:
+        start, end: letters of the text as given, `text[start:end]`.
+        span_id: index into the vocabulary.
+    """
+
+    start: int
+    end: int
+    span_id: int
+
+
+@dataclass(frozen=True)
+class Entity:
+    """What a recogniser of entities found: a place, and what it takes it for."""
+
+    start: int
+    end: int
+    label: str
+
+
+class Recogniser(Protocol):
+    """Finds entities beyond the dictionary."""
+
+    def entities(self, text: str) -> list[Entity]:
+        """All entities of a text."""
+
+
+@dataclass
+class _Node:
+    """What may follow a sequence of words, and which span types end here, by their own words."""
+
+    next: dict[str, _Node] = field(default_factory=dict)
+    ends: list[tuple[tuple[str, ...], int]] = field(default_factory=list)
+
+
+class SpanDetector:
+    """Finds the span types of a vocabulary, as words and in any case, accent and inflection.
+
+    Args:
+        vocabulary: M span types.
+        aliases: other spellings of some.
+        backend: "dictionary"; or "presidio" or "hf-ner", which need `recogniser`; the dictionary is
+            looked up with each of them.
+        language: "en" inflects; with any other the spellings are taken as they are.
+        recogniser: see :mod:`~privacyrestore.presidio_spans` and
+            :mod:`~privacyrestore.ner_spans`.
+        labels: which span type an entity's label stands for; entities of other labels count only
+            where the dictionary finds them, too.
+
+    Raises:
+        InvalidSetting: a spelling without a letter or digit, aliases or labels of nothing, a
+            backend without its recogniser.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        aliases: Mapping[str, Sequence[str]] | None = None,
+        backend: Literal["dictionary", "presidio", "hf-ner"] = "dictionary",
+        language: str = "en",
+        *,
+        recogniser: Recogniser | None = None,
+        labels: Mapping[str, str] | None = None,
+    ):
+        if backend not in ("dictionary", "presidio", "hf-ner"):
+            raise InvalidSetting(f"backend {backend!r}: dictionary, presidio or hf-ner")
+        if (backend == "dictionary") != (recogniser is None):
+            raise InvalidSetting(
+                "the backends 'presidio' and 'hf-ner' need a recogniser, 'dictionary' takes none"
+            )
+        self.vocabulary, self.language = tuple(vocabulary), language
+        self._recogniser = recogniser
+        ids = {name: i for i, name in enumerate(self.vocabulary)}
+        if unknown := set(aliases or {}) - set(ids):
+            raise InvalidSetting(f"{len(unknown)} aliases are of spans not in the vocabulary")
+        if unknown := set((labels or {}).values()) - set(ids):
+            raise InvalidSetting(f"{len(unknown)} labels stand for spans not in the vocabulary")
+        self._labels = {label: ids[name] for label, name in (labels or {}).items()}
+        self._root = _Node()
+        self._bases: dict[str, set[str]] = {}
+        for name, i in ids.items():
+            for spelling in (name, *(aliases or {}).get(name, ())):
+                self._add(spelling, i)
+
+    def find(self, text: str) -> list[Span]:
+        """All places that name a span type, in the order of their starts.
+
+        At each place the longest match counts; one that lies within another does not. Two that
+        overlap without that are both there. Time grows linearly with the text.
+        """
+        found = set()
+        for view, places in views(text):
+            for span in self._matches(tokens(view)):
+                if places is not None:
+                    start, end = places[span.start], places[span.end - 1] + 1
+                    span = Span(start, end, span.span_id)
+                found.add(span)
+        if self._recogniser is not None:
+            for entity in self._recogniser.entities(text):
+                if entity.label in self._labels and entity.start < entity.end:
+                    found.add(Span(entity.start, entity.end, self._labels[entity.label]))
+        return _outermost(found)
+
+    def _add(self, spelling: str, span_id: int) -> None:
+        words = tuple(token.text for token in tokens(spelling))
+        if not any(letter.isalnum() for word in words for letter in word):
+            raise InvalidSetting(f"spelling {spelling!r} holds no letter or digit")
+        node = self._root
+        for word in words:
+            for form in forms(word) if self.language == "en" else (word,):
+                self._bases.setdefault(form, set()).add(word)
+            node = node.next.setdefault(word, _Node())
+        node.ends.append((words, span_id))
+
+    def _matches(self, words: Sequence[Token]) -> Iterator[Span]:
+        for first, token in enumerate(words):
+            nodes, last, best = [self._root], first, None
+            while nodes and last < len(words):
+                bases = self._bases.get(words[last].text, ())
+                nodes = [node.next[base] for node in nodes for base in bases if base in node.next]
+                last += 1
+                if ends := [end for node in nodes for end in node.ends]:
+                    said = tuple(word.text for word in words[first:last])
+                    best = Span(
+                        token.start,
+                        words[last - 1].end,
+                        min(ends, key=lambda end: (end[0] != said, end[1]))[1],
+                    )
+            if best is not None:
+                yield best
+
+
+def _outermost(spans: set[Span]) -> list[Span]:
+    """Those that do not lie within another of them, by their starts."""
+    kept: list[Span] = []
+    furthest = -math.inf
+    for span in sorted(spans, key=lambda s: (s.start, -s.end, s.span_id)):
+        same = bool(kept) and (span.start, span.end) == (kept[-1].start, kept[-1].end)
+        if span.end > furthest or (same and span.span_id != kept[-1].span_id):
+            kept.append(span)
+            furthest = max(furthest, span.end)
+    return kept

@@ -1,0 +1,110 @@
+"""A text without its spans, with the grammar around the gaps mended by rule."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from privacyrestore.errors import SpanRemains
+from privacyrestore.span_detector import Span, SpanDetector
+
+MOST_ROUNDS = 50
+_GAP = "\ue000"
+_LINK = r"(?:and|or|nor|&)"
+_END = r"(?=\s*(?:[.,;:!?)\]}]|$))"
+_SHORT = (
+    r"(?:with|without|of|from|by|for|about|to|in|on|like|including|such as|due to|because of|"
+    r"between|despite)"
+)
+_RULES = tuple(
+    (re.compile(pattern, re.IGNORECASE), by)
+    for pattern, by in (
+        (rf"{_GAP}['\u2019]s\b", _GAP),
+        (rf"\b(?:an?|the|some|any|my|his|her|their|your|our|its)\s+{_GAP}", _GAP),
+        (rf"{_GAP}(?:\s*(?:,|;|/|\+|{_LINK}\b)\s*)*{_GAP}", _GAP),
+        (rf"{_GAP}\s+{_GAP}", _GAP),
+        # The last of a list: the one before it takes its "and".
+        (rf",[ \t]*([^,;.:!?()\n]+?),?[ \t]+({_LINK})\s+{_GAP}", r" \2 \1"),
+        (rf"\s*,?\s*(?<!\w){_LINK}\s+{_GAP}", ""),
+        # In the middle of one, and the first of one.
+        (rf",\s*{_GAP}\s*,?\s*(?={_LINK}\b)", " "),
+        (rf"([,;/+])\s*{_GAP}\s*(?=[,;/+])", ""),
+        (rf"\s*[,;/+]\s*{_GAP}", ""),
+        (rf"{_GAP}\s*[,;/+]\s*", ""),
+        (rf"{_GAP}\s+{_LINK}\s+", ""),
+        (rf"[(\[{{]\s*{_GAP}\s*[)\]}}]", _GAP),
+        # What led up to it says nothing without it.
+        (rf"\s*\b{_SHORT}\s+{_GAP}{_END}", ""),
+    )
+)
+_LEFT = re.compile(rf"([ \t]*)(\s*){_GAP}(\s*)(?=(.?))", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What is left of a text, and what was taken.
+
+    Attributes:
+        text: without its spans.
+        spans: what was found, by its place in the text as it was. A span that only showed when
+            others had gone stands for the whole text.
+    """
+
+    text: str
+    spans: tuple[Span, ...]
+
+
+def remove_spans(text: str, detector: SpanDetector) -> Removal:
+    """Take out all spans, and what taking them out brings together, until none is found.
+
+    A text without spans comes back as it is, to the letter. Names of lists lose their commas,
+    links their other side, empty brackets themselves; articles and prepositions go with what they
+    stood before. The result need not be good English.
+
+    Raises:
+        SpanRemains: after fifty rounds there is still one.
+    """
+    found: list[Span] = []
+    left = text.replace(_GAP, "")
+    for number in range(MOST_ROUNDS):
+        spans = detector.find(left)
+        if not spans:
+            return Removal(left, tuple(found)) if found else Removal(text, ())
+        known = {span.span_id for span in found}
+        if number == 0 and left == text:
+            found += spans
+        else:
+            found += [Span(0, len(text), i) for i in sorted({s.span_id for s in spans} - known)]
+        left = _mended(_with_gaps(left, spans))
+    raise SpanRemains(
+        "removal brings ever new spans together in this text; nothing was sent. Reword it"
+    )
+
+
+def _with_gaps(text: str, spans: list[Span]) -> str:
+    parts, last = [], 0
+    for span in spans:
+        if span.start >= last:
+            parts += [text[last : span.start], _GAP]
+        last = max(last, span.end)
+    return "".join([*parts, text[last:]])
+
+
+def _mended(text: str) -> str:
+    before = None
+    while text != before:
+        before = text
+        for pattern, by in _RULES:
+            text = pattern.sub(by, text)
+    return _LEFT.sub(_filled, text).strip() if _GAP in text else text.strip()
+
+
+def _filled(match: re.Match[str]) -> str:
+    """What stands in place of a gap and the blanks around it."""
+    before, more, after, following = match.groups()
+    lines = (before + more + after).count("\n")
+    if lines:
+        return "\n" * lines
+    if not following or following in ".,;:!?)]}":
+        return ""
+    return " " if before or after else ""
