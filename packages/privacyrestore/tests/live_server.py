@@ -138,3 +138,20 @@ def streamed_text(found):
         for choice in event["choices"]:
             said += choice["delta"].get("content", "") if "delta" in choice else choice["text"]
     return said
+
+
+POISON = "\x07\x06\x07"
+
+
+def poisoned_model():
+    """A model whose forward pass fails, quoting its input, where a prompt begins with POISON."""
+    loaded = tiny_random("llama", layers=2)
+
+    def fail(_module, _args, kwargs):
+        for row in kwargs["input_ids"].tolist():
+            said = bytes(token for token in row if token < 256)
+            if POISON.encode() in said:
+                raise RuntimeError(f"no kernel for {said!r}")
+
+    loaded.model.register_forward_pre_hook(fail, with_kwargs=True)
+    return loaded

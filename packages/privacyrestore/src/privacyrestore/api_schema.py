@@ -28,6 +28,7 @@ class Asked:
         prompt: messages, each with role and content, a text, or token ids.
         model: the model's name, where it is given.
         max_tokens: new tokens, where it is given.
+        usual_tokens: new tokens where there is room and no number is given; None for the server's.
         temperature, top_p, seed, stop: of the draws, as the engine takes them.
         stream: whether the answer is to come in pieces.
         include_usage: whether a stream ends with the number of tokens.
@@ -37,6 +38,7 @@ class Asked:
     prompt: list[dict[str, str]] | str | list[int] = field(repr=False)
     model: str | None = field(default=None, repr=False)
     max_tokens: int | None = None
+    usual_tokens: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | None = None
@@ -63,7 +65,7 @@ def chat_request(body: Mapping[str, Any]) -> Asked:
 def completion_request(body: Mapping[str, Any]) -> Asked:
     """The request of a completion of one text; errors as in :func:`chat_request`."""
     given = _checked(body, "prompt", {**COMMON, **COMPLETION})
-    return _asked(given, _prompt(given["prompt"]), given.get("max_tokens", COMPLETION_TOKENS))
+    return _asked(given, _prompt(given["prompt"]), given.get("max_tokens"), COMPLETION_TOKENS)
 
 
 def _checked(body: Mapping[str, Any], name: str, checks: Mapping[str, Check]) -> dict[str, Any]:
@@ -85,12 +87,15 @@ def _checked(body: Mapping[str, Any], name: str, checks: Mapping[str, Check]) ->
     return given
 
 
-def _asked(given: Mapping[str, Any], prompt: Any, max_tokens: int | None) -> Asked:
+def _asked(
+    given: Mapping[str, Any], prompt: Any, max_tokens: int | None, usual_tokens: int | None = None
+) -> Asked:
     stop, seed = given.get("stop", ()), given.get("seed")
     return Asked(
         prompt=prompt,
         model=given.get("model"),
         max_tokens=max_tokens,
+        usual_tokens=usual_tokens,
         temperature=float(given.get("temperature", 1.0)),
         top_p=float(given.get("top_p", 1.0)),
         seed=None if seed is None else seed % (1 << 63),

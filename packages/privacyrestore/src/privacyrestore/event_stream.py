@@ -6,15 +6,18 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.responses import StreamingResponse
 
+from lipogram.errors import NotFinite
 from privacyrestore.admission import CLIENT_LEFT, Receive
 from privacyrestore.api_errors import ApiError, api_error
 from privacyrestore.batch_engine import BatchEngine
 from privacyrestore.engine_request import Completion, Piece, Request
+from privacyrestore.payload import FIELD
 from privacyrestore.server_metrics import Metrics
 
 Result = TypeVar("Result")
@@ -47,11 +50,7 @@ class LiveRow:
                 loop.call_soon_threadsafe(self._news.put_nowait, news)
 
         self._handle = engine.submit(request, tell)
-        self._handle.future.add_done_callback(
-            lambda future: tell(
-                future.result() if (error := future.exception()) is None else api_error(error)
-            )
-        )
+        self._handle.future.add_done_callback(lambda future: tell(_end(future, request)))
         metrics.accepted(len(request.prompt_ids), restored=request.meta is not None)
 
     def leave(self) -> None:
@@ -92,6 +91,17 @@ class LiveRow:
             if isinstance(news, Completion):
                 return news
         raise AssertionError("a row ends with its completion or an error")
+
+
+def _end(future: Future[Completion], request: Request) -> Completion | ApiError:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, NotFinite) and request.meta is not None:
+        return ApiError(
+            400, "with this vector the model's numbers overflow", "invalid_payload", param=FIELD
+        )
+    return api_error(error)
 
 
 async def unless_gone(work: Coroutine[Any, Any, Result], receive: Receive) -> Result:

@@ -68,7 +68,7 @@ class RequestReader:
                 prompt_ids=ids,
                 meta=meta,
                 bank=bank,
-                max_new_tokens=asked.max_tokens or self._usual(len(ids)),
+                max_new_tokens=asked.max_tokens or self._usual(asked, len(ids)),
                 temperature=asked.temperature,
                 top_p=asked.top_p,
                 seed=asked.seed,
@@ -77,8 +77,9 @@ class RequestReader:
             asked,
         )
 
-    def _usual(self, n_prompt: int) -> int:
+    def _usual(self, asked: Asked, n_prompt: int) -> int:
         """New tokens where no number is named: as many as usual, or as there is room for."""
         engine = self.engine
         room = min(engine.max_tokens, engine.context or engine.max_tokens) - n_prompt
-        return max(1, min(self.limits.chat_tokens, self.limits.answer_tokens, room))
+        usual = asked.usual_tokens or self.limits.chat_tokens
+        return max(1, min(usual, self.limits.answer_tokens, room))

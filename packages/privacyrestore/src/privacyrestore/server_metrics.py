@@ -136,5 +136,5 @@ def _family(
     lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
     for suffix, labels, value in samples:
         inside = ",".join(f'{key}="{label}"' for key, label in labels)
-        lines.append(f"{name}{suffix}{f'{{{inside}}}' if inside else ''} {value:g}")
+        lines.append(f"{name}{suffix}{f'{{{inside}}}' if inside else ''} {value}")
     return lines

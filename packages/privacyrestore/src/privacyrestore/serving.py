@@ -110,6 +110,8 @@ def create_server(
         config.load()
     except (OSError, ValueError) as error:  # of ssl
         raise InvalidSetting(f"{certificate} and {key} are no pair for TLS: {error}") from error
+    if not 0 <= port <= 65_535:  # getaddrinfo takes the rest of a division
+        raise InvalidSetting(f"port {port} is none: they go from 0 (a free one) to 65535")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.create_server(address, family=family)
