@@ -343,6 +343,22 @@ def test_what_nobody_expected_says_nothing_of_the_request(
     assert not SCANNER.scan(caplog.text.encode())
 
 
+def test_what_nobody_expected_in_the_middle_of_a_stream_says_nothing_either(
+    http, client, monkeypatch, caplog
+):
+    def fails(_):
+        yield {"choices": []}
+        raise KeyError(TEXT)
+
+    monkeypatch.setattr(client, "events", fails)
+    with caplog.at_level(logging.DEBUG):
+        answer = http.post("/chat/completions", json=body(stream=True))
+    *_, last = answer.text.strip().split("\n\n")
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "proxy_failed"
+    assert "KeyError" in caplog.text
+    assert not SCANNER.scan(answer.content + caplog.text.encode())
+
+
 # ---------------------------------------------------------------- who may use it
 
 
