@@ -333,6 +333,18 @@ def test_options_that_cannot_be_sent(client, server, options):
     assert client.ledger.releases() == []
 
 
+def test_a_text_of_nothing_but_spans(client, server):
+    for text in ("", "Mild cough", " blue rash\n"):
+        with pytest.raises(Unsendable, match="nothing"):
+            client.complete(text)
+    with pytest.raises(Unsendable):
+        client.complete(["mild cough"])
+    assert server.requests == []
+    assert client.ledger.releases() == []
+    assert client.chat(user("Mild cough")).text == "rest"
+    assert json.loads(server.bodies[0])["messages"][0]["content"].strip() == ""
+
+
 def test_what_an_unexpected_failure_knows_stays_inside(bank, detector, server, tmp_path):
     class Breaks:
         def weights(self, text, spans):

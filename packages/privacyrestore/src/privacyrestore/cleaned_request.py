@@ -49,12 +49,15 @@ def cleaned_prompt(prompt: str, options: Mapping[str, Any], detector: SpanDetect
 
     Raises:
         SpanRemains: a span that removal cannot take out.
-        Unsendable: no text, or an option that holds a span or is not one.
+        Unsendable: no text, one of which nothing is left (servers refuse an empty prompt), or an
+            option that holds a span or is not one.
     """
     if not isinstance(prompt, str):
         raise Unsendable("the prompt must be one text")
     checked = checked_options(options, detector)
     public, spans = _removed(prompt, detector)
+    if not public.strip():
+        raise Unsendable("nothing of the prompt can be sent: ask something around it, or chat")
     return Cleaned(public, checked, prompt, tuple(spans))
 
 
