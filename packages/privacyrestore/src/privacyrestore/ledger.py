@@ -164,7 +164,7 @@ class PrivacyLedger:
 
 
 def _release(row: LedgerRow) -> Release:
-    return Release(row.local_epsilon, row.delta)
+    return Release(row.local_epsilon, row.delta, row.epsilon)
 
 
 def _place(number: int, subject: bytes) -> bytes:
