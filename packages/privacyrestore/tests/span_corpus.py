@@ -45,6 +45,14 @@ def mixed_case(span, draw):
     return "".join(draw.choice((letter.upper(), letter)) for letter in span)
 
 
+def plural(span, draw):
+    return span + ("es" if span.endswith(("s", "sh", "ch")) else "s")
+
+
+def possessive(span, draw):
+    return span + draw.choice(("'s", "\u2019s"))
+
+
 def newline(span, draw):
     return span.replace(" ", "\n")
 
@@ -78,8 +86,8 @@ def full_width(span, draw):
 
 
 FORMS = (
-    plain, upper, title, mixed_case, newline, spaces, zero_width, html_escaped, html_space,
-    accented, full_width,
+    plain, plural, possessive, upper, title, mixed_case, newline, spaces, zero_width, html_escaped,
+    html_space, accented, full_width,
 )  # fmt: skip
 """Ways in which a span that the vocabulary holds is written in a text."""
 

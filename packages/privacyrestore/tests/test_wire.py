@@ -7,7 +7,6 @@ import json
 import logging
 import subprocess
 import sys
-import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +90,6 @@ class Traffic:
     answered: int = 0
     errors: list = field(default_factory=list)
     logs: list = field(default_factory=list)
-    seconds: float = 0.0
     files: list = field(default_factory=list)
 
 
@@ -150,7 +148,7 @@ PATHS = (chat, proxy_chat, stream, proxy_stream, complete, proxy_complete, dialo
 
 def run(client, tap, questions, paths=PATHS, faults=(), tokens=None):
     """Ask every question, the paths and faults in turn; every fifth request meets a fault."""
-    first, before, begun = len(tap.exchanges), len(tap.sent), time.monotonic()
+    first, before = len(tap.exchanges), len(tap.sent)
     traffic = Traffic([], b"")
     http = openai.DefaultHttpxClient(trust_env=False)
     client.check_server()
@@ -165,7 +163,6 @@ def run(client, tap, questions, paths=PATHS, faults=(), tokens=None):
             except (LipogramError, openai.OpenAIError) as error:
                 traffic.errors.append("".join(traceback.format_exception(error)) + repr(error))
         app.close()
-    traffic.seconds = time.monotonic() - begun
     traffic.logs = records.texts
     traffic.exchanges, traffic.sent = tap.exchanges[first:], bytes(tap.sent[before:])
     traffic.files = [p.read_bytes() for p in client.ledger.database.path.parent.iterdir()]
@@ -224,7 +221,6 @@ def test_all_paths_were_taken_and_most_were_answered(traffic):
     assert len(traffic.errors) >= 10
     assert traffic.answered + len(traffic.errors) == REQUESTS
     assert {type(exchange.fault) for exchange in asking} >= {Answer, CutResponse, Garble}
-    assert traffic.seconds < 20
 
 
 def test_no_word_that_was_taken_out_is_in_any_byte_that_was_sent(traffic):
