@@ -183,7 +183,7 @@ class DiagnosisWorld:
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
     """One token a word or sign of this world; its chat template is the question alone."""
-    texts = [*FINDINGS, *DIAGNOSES, *_PERSONS, QUESTION, "reports and no findings of them"]
+    texts = [*FINDINGS, *DIAGNOSES, *_PERSONS, QUESTION, "reports and"]
     words = sorted({word for text in texts for word in text.replace("?", "").split()})
     specials = ["<pad>", "<unk>", "<s>", "</s>"]
     vocabulary = {word: i for i, word in enumerate([*specials, ",", ".", "?", *words])}
@@ -235,4 +235,4 @@ def _config(width: int, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 def _text(person: str, findings: Sequence[int]) -> str:
     names = [FINDINGS[i] for i in findings]
     listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    return f"{person} reports {listed or 'no findings'}. {QUESTION}"
+    return f"{person} reports {listed}".rstrip() + f". {QUESTION}"
