@@ -12,13 +12,13 @@ from afl.errors import BelowThreshold, TooFewClients
 from afl.federation import Federation
 from afl.fixed_point import StatsLayout
 from afl.joint_vector import joint_vector
-from afl.noise_shares import DEVIATIONS, NoiseGrid, NoiseShares, mu_on_grid
+from afl.noise_shares import DEVIATIONS, NoiseGrid, NoiseShares
 from afl.noisy_stats import release
 from afl.privacy_unit import bounded, sensitivity_of
 from afl.secure_sum import secure_sum
 from lipogram.discrete_gaussian import noise_key
 from lipogram.errors import InvalidFeatures, InvalidSetting
-from lipogram.gaussian_mechanism import delta_of, mu_of, noise_std
+from lipogram.gaussian_mechanism import delta_of, mu_of, mu_on_grid, noise_std
 
 rng = np.random.default_rng(0)
 X, Y = rng.standard_normal((300, 12)), rng.integers(0, 4, 300)

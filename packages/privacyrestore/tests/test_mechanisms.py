@@ -1,4 +1,7 @@
+import itertools
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +13,6 @@ from scipy.stats import gamma, kstest, norm
 from lipogram.errors import InvalidSetting
 from privacyrestore.guarantee import Guarantee
 from privacyrestore.mechanisms import (
-    BITS,
     Exact,
     Full,
     Gaussian,
@@ -18,8 +20,8 @@ from privacyrestore.mechanisms import (
     Subspace,
     make_mechanism,
 )
+from privacyrestore.noise_grid import Grid, gaussian_grid
 from privacyrestore.payload import message_length
-from privacyrestore.secure_noise import MOST_STEPS, Grid, gamma_ball, secure_stream, uniforms
 
 from .banks import loose_identity, random_bank
 
@@ -28,18 +30,9 @@ WIDE = random_bank(loose_identity(head_dim=64), [(0, 0), (1, 2), (3, 3)], 149)
 ALL = [Full(30.0), Subspace(30.0), Gaussian(8.0, 1e-5), Exact(unsafe=True)]
 
 
-def test_noise_has_the_law_of_the_paper():
-    draws = np.stack([gamma_ball(stream, 149, 75.0) for stream in [secure_stream()] * 20_000])
-    lengths = np.linalg.norm(draws, axis=1)
-    assert lengths.mean() == pytest.approx(149 / 75, rel=0.01)
-    assert lengths.var() == pytest.approx(149 / 75**2, rel=0.05)
-    assert np.abs((draws / lengths[:, None]).mean(0)).max() <= 0.02
-    assert kstest(lengths, gamma(149, scale=1 / 75).cdf).pvalue > 0.01
-
-
 def test_a_message_is_signal_and_that_noise():
     signal = WIDE.signal([3, 7, 90])
-    found = torch.stack([Subspace(75.0).release(WIDE, signal) for _ in range(4000)])
+    found = torch.stack([Subspace(75.0).release(WIDE, signal, seed) for seed in range(4000)])
     lengths = (found - WIDE.coordinates(signal)).norm(dim=1)
     assert kstest(lengths.numpy(), gamma(WIDE.rank, scale=1 / 75).cdf).pvalue > 1e-3
     assert (found.mean(0) - WIDE.coordinates(signal)).abs().max() < 0.02
@@ -78,21 +71,6 @@ def test_released_numbers_lie_on_the_public_grid_and_are_exact_in_float32(mechan
     assert torch.equal(message.float().double(), message)
 
 
-@given(st.integers(1, 30_000), st.floats(1e-3, 1e7))
-def test_the_grid_is_fine_wide_and_exact(size, epsilon):
-    grid = Grid.fitting(size, epsilon)
-    assert math.log2(grid.step) == int(math.log2(grid.step))
-    assert grid.half <= 2**24
-    assert grid.half * grid.step >= 1 + gamma(size, scale=1 / epsilon).isf(1e-15)
-    coarse = 1e-3 * size / epsilon * MOST_STEPS < 4 * (1 + size / epsilon)
-    assert grid.step <= 1e-3 * size / epsilon or coarse
-
-
-def test_clipping_and_rounding():
-    grid = Grid(0.5, 4)
-    assert grid.rounded(np.array([0.2, 0.3, -9.0, 9.0])).tolist() == [0.0, 0.5, -2.0, 2.0]
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_projection_on_the_basis_keeps_distances(seed):
     draw = torch.Generator().manual_seed(seed)
@@ -102,50 +80,59 @@ def test_projection_on_the_basis_keeps_distances(seed):
     assert apart == pytest.approx(float((one - other).norm()), abs=1e-5)
 
 
-def test_likelihoods_of_two_signals_stay_within_the_metric_bound():
-    # In two dimensions, from a histogram: log p(y|a) − log p(y|b) ≤ ε‖a − b‖ in every cell.
-    bank = random_bank(loose_identity(1, 1, 2), [(0, 0)], 2)
-    epsilon, n = 1.5, 60_000
-    a, b = bank.signal([0]), bank.signal([1])
-    counts = []
-    for signal in (a, b):
-        mean = bank.coordinates(signal).numpy()
-        stream = secure_stream()
-        draws = np.stack([mean + gamma_ball(stream, 2, epsilon) for _ in range(n)])
-        counts.append(np.histogram2d(*draws.T, bins=8, range=[[-3, 3]] * 2)[0])
-    seen = (counts[0] > 300) & (counts[1] > 300)
-    ratio = np.log(counts[0][seen] / counts[1][seen])
-    bound = epsilon * float((a - b).norm())
-    assert np.abs(ratio).max() <= bound + 0.25
-    assert np.abs(ratio).max() > 0.5 * bound
-
-
-def test_gaussian_noise_has_epsilon_and_delta_by_integration():
+def test_gaussian_noise_has_epsilon_and_delta_by_summation():
+    """Over the integers that are released, moved apart as far as two rounded signals can be."""
     mechanism = Gaussian(3.0, 1e-4)
-    sigma, delta_distance = mechanism.sigma(BANK), BANK.diameter
-    x = np.linspace(-12 * sigma, 12 * sigma + delta_distance, 400_001)
-    excess = norm.pdf(x, delta_distance, sigma) - math.exp(3.0) * norm.pdf(x, 0, sigma)
-    found = np.trapezoid(np.maximum(excess, 0), x)
-    assert found <= 1e-4
-    assert found >= 0.99e-4  # and not more noise than that asks for
+    signals = [BANK.coordinates(BANK.signal([i])).numpy() for i in range(9)]
+    grid, sigma = gaussian_grid(BANK.rank, BANK.diameter * BANK.stretch, 3.0, 1e-4)
+    assert mechanism.sigma(BANK) == grid.step * sigma
+    rounded = [np.rint(each / grid.step) for each in signals]
+    furthest = math.floor(BANK.diameter * BANK.stretch / grid.step + math.sqrt(BANK.rank))
+    assert max(np.linalg.norm(a - b) for a in rounded for b in rounded) <= furthest
+    reach = np.arange(-6 * sigma, 6 * sigma + furthest, dtype=np.float64)
+    total = sigma * math.sqrt(2 * math.pi)  # the sum over all integers, to within exp(−10¹⁰)
+    still, moved = (np.exp(-((reach - at) ** 2) / (2 * sigma**2)) / total for at in (0, furthest))
+    for one, other in ((still, moved), (moved, still)):
+        found = np.maximum(one - math.exp(3.0) * other, 0).sum()
+        assert 0.99e-4 <= found <= 1e-4  # enough noise, and not more than that asks for
 
 
 def test_gaussian_noise_is_whole_steps_around_the_rounded_signal():
     mechanism = Gaussian(6.0, 1e-5)
-    step = mechanism.sigma(BANK) / 2**BITS
+    grid, sigma = gaussian_grid(BANK.rank, BANK.diameter * BANK.stretch, 6.0, 1e-5)
     signal = BANK.signal([2, 4])
-    found = torch.stack([mechanism.release(BANK, signal) for _ in range(600)])
-    assert torch.allclose(found / step, (found / step).round(), atol=1e-6)
-    noise = (found - BANK.coordinates(signal)) / mechanism.sigma(BANK)
+    found = torch.stack([mechanism.release(BANK, signal, seed) for seed in range(600)])
+    steps = found / grid.step
+    assert torch.equal(steps, steps.round())
+    assert torch.equal(found.float().double(), found)
+    noise = (steps - (BANK.coordinates(signal) / grid.step).round()) / sigma
     assert kstest(noise.flatten().numpy(), norm.cdf).pvalue > 1e-3
 
 
-def test_rounding_is_counted_in_the_sensitivity():
+@pytest.mark.parametrize("mechanism", ALL[:3])
+def test_without_spans_the_message_is_noise_alone(mechanism):
+    nothing, signal = torch.zeros(BANK.n, dtype=torch.float64), BANK.signal([1, 5])
+    empty, full = (mechanism.release(BANK, each, 7) for each in (nothing, signal))
+    sent = signal if mechanism.name == "full" else BANK.coordinates(signal)
+    assert empty.norm() > 0
+    assert torch.allclose(full - empty, sent, atol=0.01)  # a step or less
+
+
+def test_a_basis_that_lengthens_gets_more_noise():
+    """The check of a bank lets a basis pass that is orthonormal to five digits only."""
+    loose = replace(BANK, basis=BANK.basis * (1 + 4e-6))
+    assert loose.stretch == pytest.approx(1 + 4e-6, abs=5e-7)
     signals = [BANK.signal([i]) for i in range(9)]
-    step = Gaussian(6.0, 1e-5).sigma(BANK) / 2**BITS
-    rounded = [torch.round(BANK.coordinates(z) / step) * step for z in signals]
-    furthest = max(float((a - b).norm()) for a in rounded for b in rounded)
-    assert furthest <= BANK.diameter + math.sqrt(BANK.rank) * step
+    for one, other in itertools.combinations(signals, 2):
+        apart = (loose.coordinates(one) - loose.coordinates(other)).norm()
+        assert apart <= loose.stretch * (one - other).norm() * (1 + 1e-12)
+    assert Gaussian(1.0, 1e-5).sigma(loose) > Gaussian(1.0, 1e-5).sigma(BANK)
+    twice = SimpleNamespace(
+        n=BANK.n, rank=BANK.rank, coordinates=BANK.coordinates, diameter=2.0, stretch=2.0
+    )
+    assert torch.equal(
+        Subspace(6.0).release(twice, signals[0], 3), Subspace(3.0).release(BANK, signals[0], 3)
+    )
 
 
 def test_what_each_promises():
@@ -158,7 +145,10 @@ def test_what_each_promises():
     for mechanism in ALL:
         said = mechanism.guarantee(BANK).sentence()
         assert "private" not in said
-        assert ("worst-case" in said) == (mechanism.name != "none")
+        assert "worst-case" in said
+        assert ("nothing is hidden" in said) == (mechanism.name == "none")
+    assert "metric ε 3 " in Subspace(3.0).guarantee(BANK).sentence()
+    assert "nothing is hidden" in ScalarCompat(75.0).guarantee(BANK).sentence()
 
 
 def test_no_noise_is_said_to_be_none():
@@ -172,9 +162,11 @@ def test_no_noise_is_said_to_be_none():
 
 def test_the_authors_evaluated_noise_is_one_number():
     signal = BANK.signal([0, 1])
-    moved = ScalarCompat(75.0).release(BANK, signal) - signal
-    assert torch.allclose(moved, moved[0].expand_as(moved), atol=1e-12)
-    sizes = [float(ScalarCompat(75.0).release(BANK, signal)[0] - signal[0]) for _ in range(3000)]
+    heads = signal.unflatten(0, (3, -1))
+    alone = (heads / heads.norm(dim=1, keepdim=True)).flatten()  # each of length 1, as they have it
+    moved = [ScalarCompat(75.0).release(BANK, signal, seed) - alone for seed in range(3000)]
+    assert all(torch.allclose(each, each[0].expand_as(each), atol=1e-12) for each in moved)
+    sizes = [float(each[0]) for each in moved]
     assert kstest(np.abs(sizes), "expon", args=(0, 1 / 75)).pvalue > 1e-3
     assert abs(np.mean(np.sign(sizes))) < 0.1
     with pytest.raises(ValueError, match="mechanism"):
@@ -209,10 +201,3 @@ def test_signals_that_are_none(mechanism):
     for bad in (2 * unit, unit[:-1], unit[None], unit * math.nan, unit * 0.5):
         with pytest.raises(InvalidSetting, match="a signal"):
             mechanism.release(BANK, bad)
-
-
-def test_uniforms_are_never_0_or_1():
-    drawn = uniforms(secure_stream(), 200_000)
-    assert 0 < drawn.min()
-    assert drawn.max() < 1
-    assert kstest(drawn, "uniform").pvalue > 1e-3

@@ -1,9 +1,9 @@
 """Gaussian noise on whole numbers, drawn exactly: no floating-point number decides anything.
 
 The discrete Gaussian of parameter σ has ``P(x) ∝ exp(−x²/2σ²)`` on the integers (Canonne, Kamath &
-Steinke, "The Discrete Gaussian for Differential Privacy", NeurIPS 2020, definition 1). With σ = 2ᵖ
-an integer is ``±(k·2ᵖ + x)`` with x below 2ᵖ, and its weight falls apart into
-``exp(−k/2) · exp(−k(k−1)/2) · exp(−u(2k+u)/2)`` with ``u = x/2ᵖ``: a geometric draw and two
+Steinke, "The Discrete Gaussian for Differential Privacy", NeurIPS 2020, definition 1). With a whole
+σ an integer is ``±(kσ + x)`` with x below σ, and its weight falls apart into
+``exp(−k/2) · exp(−k(k−1)/2) · exp(−u(2k+u)/2)`` with ``u = x/σ``: a geometric draw and two
 rejections, as in Karney, "Sampling Exactly from the Normal Distribution", ACM Transactions on
 Mathematical Software 42(1), 2016, section 4. Each needs coins of probability ``exp(−γ)`` only, for
 rational γ ≤ 1, which fall as in Canonne et al., algorithm 1. All coins come from a cipher's stream.
@@ -26,7 +26,7 @@ Places = NDArray[np.intp]
 Coins = NDArray[np.bool_]
 LARGEST_WORD = np.uint64(2**64 - 1)
 TRIALS = 2.2  # a little over one in two is rejected
-MOST_BITS = 56
+LARGEST_SIGMA = 2**56
 
 
 class Stream:
@@ -59,32 +59,32 @@ def noise_key(seed: int | None = None) -> bytes:
     return hashlib.sha256(f"seed {seed}".encode()).digest()
 
 
-def discrete_gaussian(key: bytes, size: int, bits: int) -> NDArray[np.int64]:
-    """(size,) independent integers with ``P(x) ∝ exp(−x²/2σ²)`` for ``σ = 2^bits``.
+def discrete_gaussian(key: bytes, size: int, sigma: int) -> NDArray[np.int64]:
+    """(size,) independent integers with ``P(x) ∝ exp(−x²/2σ²)``.
 
     Args:
         key: 32 bytes that are used once, see :func:`noise_key`.
         size: how many.
-        bits: 1 to 56.
+        sigma: σ, whole, from 1 to 2⁵⁶.
 
     Raises:
-        InvalidSetting: bits outside that range.
+        InvalidSetting: a σ that is not.
     """
-    whole("bits", bits, most=MOST_BITS)
+    whole("sigma", sigma, most=LARGEST_SIGMA)
     stream, parts, missing = Stream(key), [np.zeros(0, dtype=np.int64)], size
     while missing > 0:
-        parts.append(_accepted(stream, int(TRIALS * missing) + 64, bits)[:missing])
+        parts.append(_accepted(stream, int(TRIALS * missing) + 64, np.uint64(sigma))[:missing])
         missing -= parts[-1].size
     return np.concatenate(parts)
 
 
-def _accepted(stream: Stream, trials: int, bits: int) -> NDArray[np.int64]:
+def _accepted(stream: Stream, trials: int, sigma: np.uint64) -> NDArray[np.int64]:
     """What is left of so many trials, in their order."""
     k = _powers(stream, trials)
     k = k[_all_of(k * (k - np.minimum(k, np.uint64(1))), lambda at: _exp_half(stream, at.size))]
-    x = stream.words(k.size) >> np.uint64(64 - bits)
-    kept = _all_of(k + np.uint64(1), lambda at: _exp_part(stream, x[at], k[at], bits))
-    magnitude = ((k[kept] << np.uint64(bits)) + x[kept]).astype(np.int64)
+    x = stream.below(np.full(k.size, sigma))
+    kept = _all_of(k + np.uint64(1), lambda at: _exp_part(stream, x[at], k[at], sigma))
+    magnitude = (k[kept] * sigma + x[kept]).astype(np.int64)
     negative = stream.words(magnitude.size) >> np.uint64(63) == 1
     once = (magnitude > 0) | ~negative  # zero has no sign
     return np.where(negative, -magnitude, magnitude)[once]
@@ -118,12 +118,12 @@ def _exp_half(stream: Stream, size: int) -> Coins:
     return _series(size, lambda at, j: stream.below(np.full(at.size, 2 * j, dtype=np.uint64)) == 0)
 
 
-def _exp_part(stream: Stream, x: Words, k: Words, bits: int) -> Coins:
-    """Coins (n,) of probability ``exp(−u(2k+u)/(2k+2))`` with ``u = x/2^bits``."""
+def _exp_part(stream: Stream, x: Words, k: Words, sigma: np.uint64) -> Coins:
+    """Coins (n,) of probability ``exp(−u(2k+u)/(2k+2))`` with ``u = x/σ``."""
     two = np.uint64(2)
 
     def below_u(at: Places) -> Coins:
-        return stream.words(at.size) >> np.uint64(64 - bits) < x[at]
+        return stream.below(np.full(at.size, sigma)) < x[at]
 
     def coin(at: Places, j: int) -> Coins:
         face = stream.below(two * k[at] + two)

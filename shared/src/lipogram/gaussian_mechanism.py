@@ -17,6 +17,8 @@ from lipogram.analytic.settings import positive
 from lipogram.errors import InvalidSetting
 
 LEAST_MU, LARGEST_MU = 1e-6, 1e6  # beyond, the digits of delta_of run out
+LARGEST_EPSILON = 1e12  # on a grid, beyond counts as much
+SPARE = 40.0  # of δ, exp(−40) goes to the tails beyond the grid's comparison
 
 
 def delta_of(mu: float, epsilon: float) -> float:
@@ -82,6 +84,35 @@ def noise_std(epsilon: float, delta: float, sensitivity: float) -> float:
         InvalidSetting: see :func:`mu_of`; a sensitivity that is not finite and positive.
     """
     return positive("sensitivity", sensitivity) / mu_of(epsilon, delta)
+
+
+def grid_gap(size: int, variance: float, epsilon: float, delta: float) -> tuple[float, float]:
+    """What noise on whole numbers costs beyond continuous noise: part of ε, and what is left of δ.
+
+    A sum of discrete Gaussians is compared with the rounded continuous one: their laws are within
+    ``exp(±x²/24S⁴)`` and ``exp(±1/12S²)`` of each other. That costs ``D(T² + 4)/24S²`` of ε, with
+    ``T² = 2(ε + ln(2D/δ) + 40)``, and of δ the factor ``exp(−D/6S²) − exp(−40)``.
+
+    Args:
+        size: D numbers; of several releases that count together, all of theirs.
+        variance: S² of the noise in each, in steps; at least T².
+        epsilon: ε.
+        delta: δ.
+    """
+    reach = 2.0 * (epsilon + math.log(2.0 * size / delta) + SPARE)
+    left = math.exp(-size / (6 * variance)) - math.exp(-SPARE)
+    return size * (reach + 4.0) / (24.0 * variance), delta * left
+
+
+def mu_on_grid(size: int, variance: float, epsilon: float, delta: float) -> float:
+    """:func:`mu_of` for discrete Gaussian noise: with the room that :func:`grid_gap` takes.
+
+    Raises:
+        InvalidSetting: a grid so coarse that nothing of ε is left, or see :func:`mu_of`.
+    """
+    epsilon = min(epsilon, LARGEST_EPSILON)
+    gap, left = grid_gap(size, variance, epsilon, delta)
+    return mu_of(epsilon - gap, left)
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,11 @@ from afl.privacy_unit import Unit, check_unit, moves
 from lipogram.analytic.settings import positive, whole
 from lipogram.discrete_gaussian import discrete_gaussian
 from lipogram.errors import InvalidFeatures, InvalidSetting
-from lipogram.gaussian_mechanism import mu_of
+from lipogram.gaussian_mechanism import mu_of, mu_on_grid
 
 LEAST_BITS, MOST_BITS = 20, 52
 FINE = 2.0**14  # rounding to the grid may cost this part of the sensitivity
 DEVIATIONS = 16.0  # a share beyond so many has probability 2·exp(−128) < 1e-55
-SPARE = 40.0  # of δ, exp(−40) goes to the tails beyond the grid's comparison
-LARGEST_EPSILON = 1e12  # beyond, as little noise as at it
 ROOM = 2.0**62
 
 
@@ -179,7 +177,7 @@ class NoiseGrid:
                 f"number {bad[0]} is {values[bad[0]]:g}, the agreed bound is {self.bound:g}: raise "
                 "the bound for everybody, or clip the rows"
             )
-        noise = discrete_gaussian(key, self.size, self.bits)
+        noise = discrete_gaussian(key, self.size, 2**self.bits)
         if np.abs(noise).max() > DEVIATIONS * 2.0**self.bits:
             raise InvalidFeatures(
                 f"noise beyond {DEVIATIONS:g} standard deviations, which honest noise never shows"
@@ -189,28 +187,6 @@ class NoiseGrid:
     def decode(self, ring: NDArray[np.uint64]) -> NDArray[np.float64]:
         """Numbers of a sum of encoded vectors."""
         return ring.view(np.int64).astype(np.float64) * self.step
-
-
-def mu_on_grid(size: int, variance: float, epsilon: float, delta: float) -> float:
-    """The largest μ at which sums of discrete Gaussians of total variance S² are (ε, δ)-private.
-
-    They are compared with the rounded continuous Gaussian, which costs ``D(T² + 4)/24S²`` of ε,
-    with ``T² = 2(ε + ln(2D/δ) + 40)``, and of δ the factor ``exp(−D/6S²) − exp(−40)``.
-
-    Args:
-        size: D numbers.
-        variance: S² of the honest noise in the sum, in steps.
-        epsilon: ε.
-        delta: δ.
-
-    Raises:
-        InvalidSetting: a grid so coarse that nothing of ε is left, or see
-            :func:`lipogram.gaussian_mechanism.mu_of`.
-    """
-    epsilon = min(epsilon, LARGEST_EPSILON)
-    reach = 2.0 * (epsilon + math.log(2.0 * size / delta) + SPARE)
-    gap = size * (reach + 4.0) / (24.0 * variance)
-    return mu_of(epsilon - gap, delta * (math.exp(-size / (6 * variance)) - math.exp(-SPARE)))
 
 
 def _rounded_up(value: float) -> float:

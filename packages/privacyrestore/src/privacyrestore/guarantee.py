@@ -30,8 +30,8 @@ class Guarantee:
         """In words; the metric ε never without the worst case that follows from it."""
         if math.isinf(self.local_epsilon):
             return (
-                f"Mechanism {self.mechanism}: no noise, so nothing hides what was removed from "
-                "whoever holds the bank."
+                f"Mechanism {self.mechanism}: nothing is hidden, whoever holds the bank reads what "
+                "was removed from a message; its worst-case local ε is infinite."
             )
         worst = (
             f"a worst-case local ε of {self.local_epsilon:.4g}"

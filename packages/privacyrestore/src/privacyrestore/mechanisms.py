@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,11 +20,9 @@ from lipogram.discrete_gaussian import Stream, discrete_gaussian, noise_key
 from lipogram.errors import InvalidSetting
 from lipogram.gaussian_mechanism import mu_of
 from privacyrestore.guarantee import Guarantee
+from privacyrestore.noise_grid import Grid, gaussian_grid
 from privacyrestore.restoration_bank import RestorationBank
-from privacyrestore.secure_noise import Grid, gamma_ball, secure_stream, uniforms
-
-BITS = 16
-"""Gaussian noise has σ = 2¹⁶ steps: the rounding of a signal is as good as none."""
+from privacyrestore.secure_noise import gamma_ball, secure_stream, uniforms
 
 
 class Mechanism(Protocol):
@@ -104,7 +103,7 @@ class Subspace:
     ) -> Tensor:
         """See :class:`Mechanism`."""
         _check_signal(bank, signal)
-        return _noisy(bank.coordinates(signal), self.epsilon, randomness)
+        return _noisy(bank.coordinates(signal), self.epsilon / bank.stretch, randomness)
 
     def restore(self, bank: RestorationBank, message: Tensor) -> Tensor:
         """See :class:`Mechanism`."""
@@ -120,9 +119,9 @@ class Gaussian:
     """(ε, δ) for any two inputs, by Gaussian noise in the ρ coordinates of the bank's span.
 
     σ is the least for which the analytic Gaussian mechanism (Balle & Wang, ICML 2018) has (ε, δ) at
-    the distance Δ, plus what rounding a signal to the grid of σ/2¹⁶ can add to it. On that grid the
-    noise is the discrete Gaussian, drawn exactly (Canonne, Kamath & Steinke, NeurIPS 2020); at 2¹⁶
-    steps a σ its sums over the grid and the continuous integrals agree beyond float64.
+    the distance Δ, plus what the grid takes (:func:`~privacyrestore.noise_grid.gaussian_grid`). On
+    that grid the noise is the discrete Gaussian, drawn exactly (Canonne, Kamath & Steinke, NeurIPS
+    2020).
 
     Args:
         epsilon: worst-case local ε, above 0.
@@ -139,24 +138,23 @@ class Gaussian:
 
     def sigma(self, bank: RestorationBank) -> float:
         """Standard deviation of each coordinate's noise."""
-        mu = mu_of(self.epsilon, self.delta)
-        rounding = math.sqrt(bank.rank) / 2**BITS
-        if rounding >= mu / 2:
-            raise InvalidSetting(
-                f"epsilon {self.epsilon:g} asks for noise whose grid is coarser than the signal: "
-                "raise epsilon or delta"
-            )
-        return bank.diameter / (mu - rounding)
+        grid, steps = self._noise(bank)
+        return grid.step * steps
 
     def release(
         self, bank: RestorationBank, signal: Tensor, randomness: int | None = None
     ) -> Tensor:
         """See :class:`Mechanism`."""
         _check_signal(bank, signal)
-        step = self.sigma(bank) / 2**BITS
-        noise = discrete_gaussian(noise_key(randomness), bank.rank, BITS)
-        steps = torch.round(bank.coordinates(signal) / step)
-        return (steps + torch.from_numpy(noise)) * step
+        grid, sigma = self._noise(bank)
+        steps = np.rint(bank.coordinates(signal).numpy() / grid.step)
+        return torch.from_numpy(
+            grid.at(steps + discrete_gaussian(noise_key(randomness), bank.rank, sigma))
+        )
+
+    def _noise(self, bank: RestorationBank) -> tuple[Grid, int]:
+        distance = bank.diameter * bank.stretch
+        return gaussian_grid(bank.rank, distance, self.epsilon, self.delta)
 
     def restore(self, bank: RestorationBank, message: Tensor) -> Tensor:
         """See :class:`Mechanism`."""
@@ -206,7 +204,9 @@ class ScalarCompat:
     """What the authors' utility figures were computed with: one scalar for all coordinates.
 
     Their steering code takes the first axis of a (1, seq, 128) tensor for the dimension, so a
-    single ±Exp(mean 1/ε) is added everywhere: it hides nothing. It makes no messages for the wire.
+    single ±Exp(mean 1/ε) is added everywhere: it hides nothing. And it gives each head's vector
+    the length 1, where training gives it to all of them together. They add the scalar to what
+    steering adds to a head; here it is added to the vector. It makes no messages for the wire.
 
     Args:
         epsilon: as in their scripts (75), above 0.
@@ -223,8 +223,9 @@ class ScalarCompat:
     ) -> Tensor:
         """See :class:`Mechanism`."""
         _check_signal(bank, signal)
+        heads = torch.nn.functional.normalize(bank.sites_of(signal.double()), dim=-1)
         sign, size = uniforms(secure_stream(randomness), 2)
-        return signal.double() + math.copysign(-math.log(size) / self.epsilon, sign - 0.5)
+        return heads.flatten() + math.copysign(-math.log(size) / self.epsilon, sign - 0.5)
 
     def restore(self, bank: RestorationBank, message: Tensor) -> Tensor:
         """See :class:`Mechanism`."""
@@ -287,5 +288,5 @@ def _check_signal(bank: RestorationBank, signal: Tensor) -> None:
     if signal.shape != (bank.n,):
         raise InvalidSetting(f"a signal of this bank has {bank.n} numbers in one row")
     norm = float(signal.double().norm())
-    if not (norm == 0 or abs(norm - 1) < 1e-6):
+    if not (norm == 0 or abs(norm - 1) < 1e-9):
         raise InvalidSetting("a signal has length 1, or is 0 where there are no spans")

@@ -135,6 +135,19 @@ class RestorationBank:
         return math.sqrt(2) if bool((rows @ rows.T >= 0).all()) else 2.0
 
     @cached_property
+    def stretch(self) -> float:
+        """At least 1: how many times further apart `coordinates` are than their signals, at most.
+
+        1 for an exact basis; that of a file is one to within rounding, or what passes for it.
+        """
+        basis = self.basis.double()
+        return math.sqrt(max(1.0, float(torch.linalg.eigvalsh(basis.T @ basis)[-1])))
+
+    @cached_property
+    def _exact_basis(self) -> Tensor:
+        return self.basis.double()  # once: converting it takes longer than a product with it
+
+    @cached_property
     def sha256(self) -> str:
         """Hex digest of all that the bank says and holds."""
         digest = hashlib.sha256(json.dumps(self._manifest(), sort_keys=True).encode())
@@ -165,11 +178,11 @@ class RestorationBank:
 
     def coordinates(self, flat: Tensor) -> Tensor:
         """Qᵀz: [..., n] to [..., ρ], float64; an isometry on the bank's span."""
-        return flat.double() @ self.basis.double()
+        return flat.double() @ self._exact_basis
 
     def expand(self, coordinates: Tensor) -> Tensor:
         """Qc: [..., ρ] to [..., n], float64."""
-        return coordinates.double() @ self.basis.double().T
+        return coordinates.double() @ self._exact_basis.T
 
     def sites_of(self, flat: Tensor) -> Tensor:
         """[..., n] as [..., K, D]."""
