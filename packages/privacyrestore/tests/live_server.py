@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import torch
 
-from lipogram.llm.tiny import tiny_random
+from lipogram.llm.tiny import EOS, tiny_random
 from privacyrestore.batch_engine import BatchEngine
 from privacyrestore.payload import Payload, message_length
 from privacyrestore.restoration_bank import RestorationBank
@@ -52,6 +52,16 @@ class LiveServer:
         connection.settimeout(10)
         return connection
 
+    @contextlib.contextmanager
+    def slow(self, seconds=0.02):
+        """While the block runs, every token takes that long."""
+        model = self.engine.steered.model
+        model.pause = seconds
+        try:
+            yield
+        finally:
+            model.pause = 0.0
+
     def idle(self, seconds=10.0):
         """Whether all rows have left the engine within the time."""
         return within(lambda: not (self.engine.stats().running or self.engine.stats().waiting))
@@ -70,7 +80,7 @@ def live_server(
     *, engine_options=None, limits=None, api_keys=(), debug=False, model=None, **serving
 ):
     """A server that runs while the block does."""
-    loaded = model or tiny_random("llama", layers=2)
+    loaded = model or endless_model()
     bank = tiny_bank(loaded.model)
     with BatchEngine(
         SteeredModel(loaded.model, loaded.tokenizer, bank), **engine_options or {}
@@ -140,12 +150,25 @@ def streamed_text(found):
     return said
 
 
+def endless_model():
+    """A random model that never says the end token, and takes `model.pause` seconds a pass."""
+    loaded = tiny_random("llama", layers=2)
+    loaded.model.pause = 0.0
+
+    def after(model, _args, output):
+        time.sleep(model.pause)
+        output.logits[..., EOS] = -torch.inf
+
+    loaded.model.register_forward_hook(after)
+    return loaded
+
+
 POISON = "\x07\x06\x07"
 
 
 def poisoned_model():
     """A model whose forward pass fails, quoting its input, where a prompt begins with POISON."""
-    loaded = tiny_random("llama", layers=2)
+    loaded = endless_model()
 
     def fail(_module, _args, kwargs):
         for row in kwargs["input_ids"].tolist():

@@ -118,11 +118,12 @@ def test_a_wrong_key(server):
 
 
 def test_a_full_queue_is_waited_for():
-    with live_server(engine_options={"max_rows": 1, "max_queue": 0}) as server:
+    options = {"max_rows": 1, "max_queue": 0}
+    with live_server(engine_options=options) as server, server.slow():
         begun = threading.Event()
 
         def busy():
-            body = completion("ab", max_tokens=400, stream=True)
+            body = completion("ab", max_tokens=50, stream=True)
             with server.http.stream("POST", TEXT, json=body) as answer:
                 for _ in answer.iter_raw():
                     begun.set()
@@ -138,8 +139,8 @@ def test_a_full_queue_is_waited_for():
         thread.join(10)
 
 
-def test_a_stream_that_fails_raises(server):
-    with live_server(engine_options={"timeout": 0.05}) as server:
+def test_a_stream_that_fails_raises():
+    with live_server(engine_options={"timeout": 0.1}) as server, server.slow():
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
             stream = client.completions.create(
                 prompt="ab", stream=True, **{**GREEDY, "max_tokens": 400}

@@ -250,8 +250,10 @@ def test_a_key_is_asked_for_everywhere_but_at_health():
 
 
 def test_a_full_queue_says_when_to_come_back():
-    with live_server(engine_options={"max_rows": 1, "max_queue": 0}) as server:
-        with server.http.stream("POST", CHAT, json=chat("ab", stream=True, max_tokens=400)) as busy:
+    options = {"max_rows": 1, "max_queue": 0}
+    with live_server(engine_options=options) as server, server.slow():
+        long = chat("ab", stream=True, max_tokens=400)
+        with server.http.stream("POST", CHAT, json=long) as busy:
             next(busy.iter_raw())
             answer = server.post(CHAT, chat(SECRET))
             assert is_error(answer, 429, "overloaded")
@@ -259,7 +261,7 @@ def test_a_full_queue_says_when_to_come_back():
             streamed = server.post(CHAT, chat(SECRET, stream=True))
             assert is_error(streamed, 429, "overloaded")
         assert server.idle()
-        assert server.post(CHAT, chat("ab")).status_code == 200
+        assert server.post(CHAT, chat("ab", max_tokens=1)).status_code == 200
 
 
 def test_an_engine_that_is_closed_is_unavailable():
@@ -272,7 +274,7 @@ def test_an_engine_that_is_closed_is_unavailable():
 
 
 def test_an_answer_that_takes_too_long_is_ended():
-    with live_server(engine_options={"timeout": 0.05}) as server:
+    with live_server(engine_options={"timeout": 0.1}) as server, server.slow():
         assert is_error(server.post(CHAT, chat("ab", max_tokens=400)), 504, "timeout")
         found, done = events(server.post(CHAT, chat("ab", max_tokens=400, stream=True)))
         assert not done
@@ -373,7 +375,7 @@ def everything_with(secret, server):
     with server.connect() as connection:
         connection.sendall(f"GET /{secret} HTTP/9\r\n\r\n".encode())
         connection.recv(1000)
-    with server.connect() as connection:
+    with server.slow(), server.connect() as connection:
         body = json.dumps(chat(secret, max_tokens=400, privacy_restore=field)).encode()
         connection.sendall(head(body) + body)
         assert within(lambda: server.engine.stats().running == 1)

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from starlette.responses import StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from lipogram.errors import NotFinite
 from privacyrestore.admission import CLIENT_LEFT, Receive

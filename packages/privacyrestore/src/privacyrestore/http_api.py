@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import ModuleType
@@ -15,7 +15,6 @@ from weakref import WeakSet
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.exceptions import HTTPException
 
 from privacyrestore import api_schema, chat_api, completion_api
 from privacyrestore.admission import Gate, Keys, Limits, read_body
@@ -29,7 +28,10 @@ from privacyrestore.server_metrics import MEDIA_TYPE, Metrics
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 16
-NOT_THERE = {404: "there is nothing at this address", 405: "this address takes another method"}
+NOT_THERE = {
+    404: ("there is nothing at this address", "not_found"),
+    405: ("this address takes another method", "method_not_allowed"),
+}
 
 
 class HttpApi:
@@ -71,7 +73,8 @@ class HttpApi:
         app.add_middleware(
             Gate, keys=keys, metrics=self.metrics, limits=self.limits, debug=self.debug
         )
-        app.add_exception_handler(HTTPException, _not_there)
+        for status in NOT_THERE:
+            app.add_exception_handler(status, _not_there(status))
         app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"])
         app.add_api_route("/v1/completions", self.complete, methods=["POST"])
         app.add_api_route("/v1/models", self.models, methods=["GET"])
@@ -241,12 +244,13 @@ async def _each(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
         yield part
 
 
-async def _not_there(_: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    code = {404: "not_found", 405: "method_not_allowed"}.get(status, "invalid_request")
-    told = ApiError(status, NOT_THERE.get(status, "the request is refused"), code)
-    headers = error.headers if isinstance(error, HTTPException) else None
-    return JSONResponse(told.content, status, headers)
+def _not_there(status: int) -> Callable[[Request, Exception], Response]:
+    told = ApiError(status, *NOT_THERE[status])
+
+    def answer(_: Request, error: Exception) -> Response:
+        return JSONResponse(told.content, status, getattr(error, "headers", None))
+
+    return answer
 
 
 def _stops() -> ApiError:

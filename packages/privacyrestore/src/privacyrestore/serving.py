@@ -101,7 +101,7 @@ def create_server(
         log_level="warning",
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=api.limits.connections,
+        limit_concurrency=api.limits.connections + 1,  # it counts the one that asks
         timeout_graceful_shutdown=int(grace) + 2,
         ssl_certfile=certificate,
         ssl_keyfile=None if key is None else str(key),

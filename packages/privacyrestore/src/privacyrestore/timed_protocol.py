@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from privacyrestore.admission import Limits
@@ -30,8 +29,8 @@ def timed_protocol(limits: Limits) -> type[asyncio.Protocol]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self.conn.their_state is not h11.IDLE:
-                self._end_timer("_head")
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._end_timer("_head")  # its head is here
             elif self._head is None:
                 self._time_head()
 
