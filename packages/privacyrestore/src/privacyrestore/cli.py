@@ -1,17 +1,24 @@
 """The command `privacyrestore`."""
 
-import sys
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lipogram.errors import LipogramError
+from lipogram.console import run_command, say
+from privacyrestore import cli_client, cli_measure, cli_prepare, cli_serve
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Ask a hosted language model without sending chosen spans, and measure what still leaks.",
+)
 
 
-def _print_version(wanted: bool) -> None:
+def _version(wanted: bool) -> None:
     if wanted:
         from privacyrestore import __version__
 
@@ -20,13 +27,24 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _options(
+def _main(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML with a table a command; goes before the command."),
+    ] = None,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks; goes before the command.")
     ] = False,
 ) -> None:
-    """One sentence: what privacyrestore does, and what it does without."""
+    if config is not None:
+        from privacyrestore.cli_config import defaults_in
+
+        context.default_map = defaults_in(config, context.command)  # type: ignore[arg-type]
 
 
 @app.command()
@@ -34,18 +52,24 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path(
         "runs/privacyrestore-demo"
     ),
+    seed: Annotated[int, typer.Option(help="Of the world, its model and the bank.")] = 0,
 ) -> None:
-    """Run the smallest real example."""
+    """A generated world, a real server and what its operator recovers: one page, offline."""
     from privacyrestore.demo import run_demo
 
-    for figure, value in run_demo(out)["headline"].items():
-        typer.echo(f"{figure}: {value}")
+    summary = run_demo(out, seed=seed, progress=say)
+    for figure, value in summary["headline"].items():
+        typer.echo(f"{figure}: {value:.3f}" if isinstance(value, float) else f"{figure}: {value}")
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+for part in (cli_prepare, cli_serve, cli_client, cli_measure):
+    for command in part.COMMANDS:
+        app.command()(command)
+for name, command in (cli_prepare.NAMED | cli_measure.NAMED).items():
+    app.command(name)(command)
 
 
 def main() -> None:
-    """Entry point: what Lipogram raises on purpose becomes one line and exit code 1."""
-    try:
-        app()
-    except LipogramError as error:
-        typer.echo(f"privacyrestore: {error}", err=True)
-        sys.exit(1)
+    """Entry point."""
+    run_command(app)
