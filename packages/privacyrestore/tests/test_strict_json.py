@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipogram.errors import InvalidSetting
@@ -18,6 +18,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.text(), VALUES, max_size=5))
 def test_what_json_writes_is_read_back(value):
     assert read_object(json.dumps(value).encode(), max_depth=100) == value
