@@ -197,3 +197,17 @@ def test_columns_that_nobody_needs_any_more_are_dropped():
         hook.remove()
     assert max(widths) == 62
     assert widths[-1] <= 20
+
+
+def test_an_empty_batch_takes_the_next_row():
+    model = steered("llama")
+    asked = replace(requests(model)[0], max_new_tokens=40)
+    with BatchEngine(model) as engine:
+        for _ in range(20):
+            said = threading.Event()
+            handle = engine.submit(asked, lambda _, said=said: said.set())
+            said.wait(30)
+            handle.cancel()  # the only row, at any moment of a step
+            handle.result(30)
+        assert not engine.closed
+        assert list(engine.submit(asked).result(60).token_ids) == alone(model, asked)

@@ -90,3 +90,12 @@ def test_other_states_are_refused_by_name(model_type, settings, named):
     config = AutoConfig.for_model(model_type, hidden_size=32, vocab_size=64, **settings)
     with pytest.raises(UnsupportedArchitecture, match=named):
         check_cache(AutoModelForCausalLM.from_config(config))
+
+
+def test_no_row_may_stay():
+    cache = filled([3, 5], 0)
+    cache.keep([])
+    assert (cache.width, cache.lengths) == (0, [])
+    assert all(layer.keys.shape[0] == 0 for layer in cache.cache.layers)
+    cache.join(filled([2], 10))
+    assert contents(cache) == [[10, 11]]

@@ -25,6 +25,17 @@ MaxNewTokens = Annotated[int, typer.Option(help="Of an answer of the model.")]
 First = Annotated[int | None, typer.Option(help="Use the first so many questions.")]
 
 
+def world(
+    out: Annotated[Path, typer.Option(help="Folder to fill.")],
+    seed: Annotated[int, typer.Option(help="Of the world and its model.")] = 0,
+) -> None:
+    """Make the generated world: a small trained model, span types and questions to try all on."""
+    from privacyrestore.world_files import write_world
+
+    for name, path in write_world(out, seed).items():
+        typer.echo(f"{name}: {path}")
+
+
 def heads(
     model: Model,
     questions: Questions,
@@ -210,7 +221,7 @@ def confuse(
     )
 
 
-COMMANDS = (heads, answers, train, confuse)
+COMMANDS = (world, heads, answers, train, confuse)
 NAMED = {"bank-info": bank_info}
 
 
@@ -265,7 +276,7 @@ def _training_rows(
         TrainingRow(
             row.question_removed,
             tuple(row.span_ids),
-            f" {row.answer}",
+            f" {row.answer}.",
             preferred=said and said.preferred_ids,
             rejected=said and said.rejected_ids,
         )

@@ -46,7 +46,7 @@ class RowCache:
         width, before = max((self.lengths[row] for row in rows), default=0), self.width
         self.lengths = [self.lengths[row] for row in rows]
         for layer in self._layers():
-            index = torch.tensor(rows, device=layer.keys.device)
+            index = torch.tensor(rows, dtype=torch.int64, device=layer.keys.device)  # also none
             for name in ("keys", "values"):
                 kept = getattr(layer, name)[:, :, before - width :].index_select(0, index)
                 setattr(layer, name, kept)
