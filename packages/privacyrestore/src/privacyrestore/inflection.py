@@ -10,10 +10,13 @@ _HISSES = ("s", "x", "z", "ch", "sh")
 
 
 def forms(word: str) -> set[str]:
-    """The word and its regular relatives; only itself where it is short or not of Latin letters."""
+    """The word and its regular relatives; short or foreign ones just with and without an s.
+
+    Irregular ones ("feet", "fell", "worse") are not known; they are aliases.
+    """
     if len(word) < 3 or not (word.isascii() and word.isalpha()):
-        return {word}
-    found = {word, *_plurals(word)}
+        return {word, f"{word}s"}
+    found = {word, f"{word}s", *_plurals(word)}
     if len(word) >= 5:
         found |= _singulars(word)
     if len(word) >= 4:
@@ -24,8 +27,12 @@ def forms(word: str) -> set[str]:
 
 def _plurals(word: str) -> set[str]:
     if word.endswith("y") and word[-2] not in _VOWELS:
-        return {f"{word[:-1]}ies", f"{word}s"}
-    return {f"{word}es", f"{word}s"} if word.endswith(_HISSES) else {f"{word}s"}
+        return {f"{word[:-1]}ies"}
+    if word.endswith("sis"):
+        return {f"{word[:-2]}es"}
+    if word.endswith(("f", "fe")) and not word.endswith("ff"):
+        return {f"{word.rstrip('e')[:-1]}ves", f"{word}s"}
+    return {f"{word}es"} if word.endswith((*_HISSES, "o")) else {f"{word}s"}
 
 
 def _singulars(word: str) -> set[str]:
@@ -36,6 +43,10 @@ def _singulars(word: str) -> set[str]:
         found.add(f"{word[:-3]}y")
     if word.endswith("es") and word[:-2].endswith(_HISSES):
         found.add(word[:-2])
+    if word.endswith("ses"):
+        found.add(f"{word[:-2]}is")
+    if word.endswith("ves"):
+        found |= {f"{word[:-3]}f", f"{word[:-3]}fe"}
     return found
 
 

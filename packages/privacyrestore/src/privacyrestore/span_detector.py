@@ -1,9 +1,11 @@
 """Where a text names what must not be sent.
 
-What this cannot see: a paraphrase ("cannot keep food down"), a misspelling, letters replaced by
-digits, a word spelt out with blanks between its letters, text inside an image, and what follows
-from the rest (a medicine that only one illness is treated with). Aliases and a recogniser of
-entities help against some of these; nothing helps against the last.
+What this cannot see: a paraphrase ("cannot keep food down"), a misspelling or another spelling
+(anaemia for anemia), an irregular form, letters replaced by digits, a word with blanks or signs
+between its letters, other words between those of a span, encodings other than HTML's (base64,
+percent signs, escapes of JSON), text inside an image, and what follows from the rest (a medicine
+that only one illness is treated with). Aliases and a recogniser of entities help against some of
+these; nothing helps against the last.
 """
 
 from __future__ import annotations
@@ -62,17 +64,18 @@ class SpanDetector:
     Args:
         vocabulary: M span types.
         aliases: other spellings of some.
-        backend: "dictionary"; or "presidio" or "hf-ner", which need `recogniser`; the dictionary is
-            looked up with each of them.
+        backend: "dictionary"; or "presidio" or "hf-ner", which add what a recogniser of entities
+            finds to what the dictionary does.
         language: "en" inflects; with any other the spellings are taken as they are.
-        recogniser: see :mod:`~privacyrestore.presidio_spans` and
-            :mod:`~privacyrestore.ner_spans`.
-        labels: which span type an entity's label stands for; entities of other labels count only
-            where the dictionary finds them, too.
+        recogniser: see :class:`~privacyrestore.presidio_spans.PresidioRecogniser`, where None is
+            one of this dictionary alone, and :class:`~privacyrestore.ner_spans.NerRecogniser`.
+        labels: which span type an entity's label stands for. An entity of another label counts
+            where the dictionary finds something in it: then the whole of it is that span.
 
     Raises:
-        InvalidSetting: a spelling without a letter or digit, aliases or labels of nothing, a
-            backend without its recogniser.
+        InvalidSetting: a span type twice, a spelling without a letter or digit,
+            aliases or labels of nothing, a backend without its recogniser.
+        MissingExtra: "presidio" without that library.
     """
 
     def __init__(
@@ -85,31 +88,45 @@ class SpanDetector:
         recogniser: Recogniser | None = None,
         labels: Mapping[str, str] | None = None,
     ):
+        aliases, labels = aliases or {}, labels or {}
         if backend not in ("dictionary", "presidio", "hf-ner"):
             raise InvalidSetting(f"backend {backend!r}: dictionary, presidio or hf-ner")
-        if (backend == "dictionary") != (recogniser is None):
-            raise InvalidSetting(
-                "the backends 'presidio' and 'hf-ner' need a recogniser, 'dictionary' takes none"
-            )
+        if isinstance(vocabulary, str) or any(isinstance(names, str) for names in aliases.values()):
+            raise InvalidSetting("vocabulary and the aliases of a span are lists of texts, not one")
+        if backend == "dictionary" and (recogniser is not None or labels):
+            raise InvalidSetting("the backend 'dictionary' takes no recogniser and no labels")
+        if backend == "hf-ner" and recogniser is None:
+            raise InvalidSetting("the backend 'hf-ner' needs a recogniser, a NerRecogniser")
         self.vocabulary, self.language = tuple(vocabulary), language
-        self._recogniser = recogniser
         ids = {name: i for i, name in enumerate(self.vocabulary)}
-        if unknown := set(aliases or {}) - set(ids):
+        if len(ids) != len(self.vocabulary):
+            raise InvalidSetting("the vocabulary holds a span type twice")
+        if unknown := set(aliases) - set(ids):
             raise InvalidSetting(f"{len(unknown)} aliases are of spans not in the vocabulary")
-        if unknown := set((labels or {}).values()) - set(ids):
+        if unknown := set(labels.values()) - set(ids):
             raise InvalidSetting(f"{len(unknown)} labels stand for spans not in the vocabulary")
-        self._labels = {label: ids[name] for label, name in (labels or {}).items()}
+        self._labels = {label: ids[name] for label, name in labels.items()}
         self._root = _Node()
         self._bases: dict[str, set[str]] = {}
+        spellings = {name: (name, *aliases.get(name, ())) for name in self.vocabulary}
         for name, i in ids.items():
-            for spelling in (name, *(aliases or {}).get(name, ())):
+            for spelling in spellings[name]:
                 self._add(spelling, i)
+        if backend == "presidio" and recogniser is None:
+            from privacyrestore.presidio_spans import PresidioRecogniser
+
+            recogniser = PresidioRecogniser.of_dictionary(spellings, language)
+        self._recogniser = recogniser
 
     def find(self, text: str) -> list[Span]:
         """All places that name a span type, in the order of their starts.
 
         At each place the longest match counts; one that lies within another does not. Two that
-        overlap without that are both there. Time grows linearly with the text.
+        overlap without that are both there, since each has its own part in what is restored;
+        removal takes them out as one. Time grows linearly with the text.
+
+        Raises:
+            InvalidSetting: a recogniser that finds what lies outside the text.
         """
         found = set()
         for view, places in views(text):
@@ -120,27 +137,35 @@ class SpanDetector:
                 found.add(span)
         if self._recogniser is not None:
             for entity in self._recogniser.entities(text):
-                if entity.label in self._labels and entity.start < entity.end:
-                    found.add(Span(entity.start, entity.end, self._labels[entity.label]))
+                found.update(self._named(entity, text))
         return _outermost(found)
 
     def _add(self, spelling: str, span_id: int) -> None:
         words = tuple(token.text for token in tokens(spelling))
         if not any(letter.isalnum() for word in words for letter in word):
             raise InvalidSetting(f"spelling {spelling!r} holds no letter or digit")
+        self._enter(words, span_id)
+        if len(words) > 1 and all(word.isascii() and word.isalnum() for word in words):
+            self._enter(("".join(words),), span_id)
+
+    def _enter(self, words: tuple[str, ...], span_id: int) -> None:
         node = self._root
         for word in words:
-            for form in forms(word) if self.language == "en" else (word,):
+            # Without inflection there is still the s of a possessive, which folding joins.
+            for form in forms(word) if self.language == "en" else (word, f"{word}s"):
                 self._bases.setdefault(form, set()).add(word)
             node = node.next.setdefault(word, _Node())
         node.ends.append((words, span_id))
 
     def _matches(self, words: Sequence[Token]) -> Iterator[Span]:
+        bases, none = self._bases, frozenset[str]()
         for first, token in enumerate(words):
+            if token.text not in bases:
+                continue
             nodes, last, best = [self._root], first, None
             while nodes and last < len(words):
-                bases = self._bases.get(words[last].text, ())
-                nodes = [node.next[base] for node in nodes for base in bases if base in node.next]
+                known = bases.get(words[last].text, none)
+                nodes = [node.next[base] for node in nodes for base in known if base in node.next]
                 last += 1
                 if ends := [end for node in nodes for end in node.ends]:
                     said = tuple(word.text for word in words[first:last])
@@ -151,6 +176,16 @@ class SpanDetector:
                     )
             if best is not None:
                 yield best
+
+    def _named(self, entity: Entity, text: str) -> list[Span]:
+        if not 0 <= entity.start <= entity.end <= len(text):
+            raise InvalidSetting("the recogniser names a place that lies outside the text")
+        if entity.start == entity.end:
+            return []
+        if entity.label in self._labels:
+            return [Span(entity.start, entity.end, self._labels[entity.label])]
+        said = {span.span_id for span in self._matches(tokens(text[entity.start : entity.end]))}
+        return [Span(entity.start, entity.end, span_id) for span_id in said]
 
 
 def _outermost(spans: set[Span]) -> list[Span]:

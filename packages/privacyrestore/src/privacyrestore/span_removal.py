@@ -9,37 +9,43 @@ from privacyrestore.errors import SpanRemains
 from privacyrestore.span_detector import Span, SpanDetector
 
 MOST_ROUNDS = 50
+_MOST_PASSES = 8
 _GAP = "\ue000"
-_LINK = r"(?:and|or|nor|&)"
-_END = r"(?=\s*(?:[.,;:!?)\]}]|$))"
+_LINK = r"(?:\b(?:and|or|nor)\b|&)"
+_SIGN = r"[,;/+]"
+_END = r"(?=\s*+(?:[.,;:!?)\]}]|$))"
 _SHORT = (
-    r"(?:with|without|of|from|by|for|about|to|in|on|like|including|such as|due to|because of|"
-    r"between|despite)"
+    r"\b(?:with|without|of|from|by|for|about|to|in|on|like|including|such as|due to|because of|"
+    r"between|despite)\s++"
 )
+# No repeat may give blanks back or begin inside a run of them: a long run would take for ever.
 _RULES = tuple(
     (re.compile(pattern, re.IGNORECASE), by)
     for pattern, by in (
-        (rf"{_GAP}['\u2019]s\b", _GAP),
-        (rf"\b(?:an?|the|some|any|my|his|her|their|your|our|its)\s+{_GAP}", _GAP),
+        (rf"\b(?:an?|the|some|any|my|his|her|their|your|our|its)\s++{_GAP}", _GAP),
         # Two gaps are one; in a list of others it stays the last one, after its "and".
-        (rf"(?<=, ){_GAP}\s*,?\s*({_LINK})\s+{_GAP}", rf"\1 {_GAP}"),
-        (rf"{_GAP}(?:\s*(?:,|;|/|\+|{_LINK}\b)\s*)*{_GAP}", _GAP),
-        (rf"{_GAP}\s+{_GAP}", _GAP),
+        (rf"(?<=, ){_GAP}\s*+(?:,\s*+)?({_LINK})\s++{_GAP}", rf"\1 {_GAP}"),
+        # Two gaps are one; in a list of others it stays the last one, after its "and".
+        (rf"(?<=, ){_GAP}\s*+(?:,\s*+)?({_LINK})\s++{_GAP}", rf"\1 {_GAP}"),
+        (rf"{_GAP}\s*+(?:(?:{_SIGN}|{_LINK})\s*+)*+{_GAP}", _GAP),
         # The last of a list: the one before it takes its "and".
-        (rf",[ \t]*([^,;.:!?()\n]+?),?[ \t]+({_LINK})\s+{_GAP}", r" \2 \1"),
-        (rf"\s*,?\s*(?<!\w){_LINK}\s+{_GAP}", ""),
+        (
+            rf",[ \t]*+([^,;.:!?()\n{_GAP}]{{1,80}}?)(?<!\s)[ \t]*+,?[ \t]*+({_LINK})\s++{_GAP}",
+            r" \2 \1",
+        ),
+        (rf"(?<!\s)\s*+(?:,\s*+)?{_LINK}\s++{_GAP}", ""),
         # In the middle of one, and the first of one.
-        (rf",\s*{_GAP}\s*,?\s*(?={_LINK}\b)", " "),
-        (rf"([,;/+])\s*{_GAP}\s*(?=[,;/+])", ""),
-        (rf"\s*[,;/+]\s*{_GAP}", ""),
-        (rf"{_GAP}\s*[,;/+]\s*", ""),
-        (rf"{_GAP}\s+{_LINK}\s+", ""),
-        (rf"[(\[{{]\s*{_GAP}\s*[)\]}}]", _GAP),
+        (rf",\s*+{_GAP}\s*+(?:,\s*+)?(?={_LINK})", " "),
+        (rf"{_SIGN}\s*+{_GAP}\s*+(?={_SIGN})", ""),
+        (rf"(?<!\s)\s*+{_SIGN}\s*+{_GAP}", ""),
+        (rf"{_GAP}\s*+{_SIGN}\s*+", ""),
+        (rf"{_GAP}\s++{_LINK}\s++", ""),
+        (rf"[(\[{{]\s*+{_GAP}\s*+[)\]}}]", _GAP),
         # What led up to it says nothing without it.
-        (rf"\s*\b{_SHORT}\s+{_GAP}{_END}", ""),
+        (rf"(?<!\s)\s*+(?:{_SHORT}){{1,4}}{_GAP}{_END}", ""),
     )
 )
-_LEFT = re.compile(rf"([ \t]*)(\s*){_GAP}(\s*)(?=(.?))", re.DOTALL)
+_LEFT = re.compile(rf"(?<!\s)(\s*+){_GAP}(\s*+)(?=(.?))", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -93,19 +99,21 @@ def _with_gaps(text: str, spans: list[Span]) -> str:
 
 
 def _mended(text: str) -> str:
-    before = None
-    while text != before:
+    for _ in range(_MOST_PASSES):
         before = text
         for pattern, by in _RULES:
+            if _GAP not in text:
+                break
             text = pattern.sub(by, text)
-    return _LEFT.sub(_filled, text).strip() if _GAP in text else text.strip()
+        if text == before:
+            break
+    return _LEFT.sub(_filled, text).replace(_GAP, "").strip()
 
 
 def _filled(match: re.Match[str]) -> str:
     """What stands in place of a gap and the blanks around it."""
-    before, more, after, following = match.groups()
-    lines = (before + more + after).count("\n")
-    if lines:
+    before, after, following = match.groups()
+    if lines := (before + after).count("\n"):
         return "\n" * lines
     if not following or following in ".,;:!?)]}":
         return ""

@@ -9,21 +9,36 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
 
-_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,31});?")
-_TOKEN = re.compile(r"[^\W_]+|[^\w\s]")
-_BROKEN = re.compile(r"(?<=[^\W\d_])-[ \t]*\r?\n\s*(?=[^\W\d_])")
+_AMP = r"(?:amp;|#0*38;|#[xX]0*26;)*"
+_ENTITY = re.compile(rf"&{_AMP}(?:#[0-9]{{1,32}}|#[xX][0-9a-fA-F]{{1,32}}|[a-zA-Z]{{2,31}});?")
+_NESTED = re.compile(rf"&{_AMP}")
+_MOST_NESTED = 4
+_TOKEN = re.compile(r"[^\W_]+(?:'s(?![^\W_]))?|[^\w\s']")
+_FOREIGN = re.compile(r"[^\x00-\x7f]")
+_BLANKS = {code: " " for code in (*range(33), 127, *map(ord, "-_*~`|>"))}
+_APOSTROPHES = "\u2018\u2019\u201b\u02bb\u02bc\u02b9\u00b4\u2032\uff07\ua78c"
+_BROKEN = re.compile(
+    r"(?<=[^\W\d_])-[ \t]*\r?\n\s*(?=[^\W\d_])"  # a word parted at the end of a line
+    r"|<[a-zA-Z/!][^<>]{0,200}>"  # a tag of HTML
+)
 _LOOK_ALIKES = dict(
     zip(
-        "аеорсухіјѕԁһԛԝкмтнвгαονρτυικεηχβγ",
-        "aeopcyxijsdhqwkmthbraovptuikenxby",
+        "аеорсухіјѕԁһԛԝкмтнвгґӏѵαονρτυικεηχβγωıɡøłđħʟօոսհ",
+        "aeopcyxijsdhqwkmthbrrlvaovptuikenxbywigoldhlonuh",
         strict=True,
     )
 )
-"""Cyrillic and Greek letters, after case folding, that are read as Latin ones."""
+"""Letters, after case folding, that are read as Latin ones."""
 
-Letters = list[tuple[str, int, int]]
+_GREEK_CAPITALS = str.maketrans(
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7",
+    "ABEZHIKMNOPTYX",
+)
+"""Those whose small letters look like others, or like none."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,40 @@ class Token:
     end: int
 
 
+@dataclass
+class _Letters:
+    """A text, and for each of its letters the first and the last plus one of those it stands for.
+
+    In a text that is only ASCII each stands for itself.
+    """
+
+    text: str
+    starts: list[int] | range
+    ends: list[int] | range
+
+
+@dataclass
+class _Growing:
+    """A text while it is put together."""
+
+    parts: list[str] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+    def keep(self, letters: _Letters, start: int, end: int) -> None:
+        self.parts.append(letters.text[start:end])
+        self.starts += letters.starts[start:end]
+        self.ends += letters.ends[start:end]
+
+    def add(self, text: str, start: int, end: int) -> None:
+        self.parts.append(text)
+        self.starts += [start] * len(text)
+        self.ends += [end] * len(text)
+
+    def done(self) -> _Letters:
+        return _Letters("".join(self.parts), self.starts, self.ends)
+
+
 def fold(text: str) -> str:
     """The words and signs of a text as they are compared, with a blank between any two."""
     return " ".join(token.text for token in tokens(text))
@@ -49,80 +98,112 @@ def tokens(text: str) -> list[Token]:
     """A text's words and signs, folded.
 
     Folding resolves character references of HTML, also those within others; decomposes (NFKD);
-    drops accents and what has no width; folds case; reads look-alikes as Latin letters; and takes
-    hyphens, dashes and underscores for blanks.
+    drops accents and what has no width; folds case; reads look-alikes as Latin letters; takes
+    hyphens, underscores and marks of emphasis for blanks; and joins the 's of a possessive.
     """
-    letters = _folded(_resolved([(letter, i, i + 1) for i, letter in enumerate(text)]))
-    joined = "".join(letter for letter, _, _ in letters)
+    letters = _folded(_resolved(_Letters(text, range(len(text)), range(1, len(text) + 1))))
+    folded, starts, ends = letters.text, letters.starts, letters.ends
     found = []
-    for match in _TOKEN.finditer(joined):
-        for start, end in _words(match.group(), match.start()):
-            found.append(Token(joined[start:end], letters[start][1], letters[end - 1][2]))
+    for match in _TOKEN.finditer(folded):
+        word, first = match.group(), match.start()
+        if word.isascii():
+            place = (starts[first], ends[match.end() - 1])
+            found.append(Token(word.replace("'", ""), *place))
+            continue
+        for start, end in _words(word, first):
+            said = folded[start:end].replace("'", "")
+            if said:
+                found.append(Token(said, starts[start], ends[end - 1]))
     return found
 
 
 def views(text: str) -> Iterator[tuple[str, list[int] | None]]:
-    """The text, and where words are broken at the end of a line, the text with them whole.
+    """The text, and other ways in which it may be read.
 
     Yields:
-        A text, and for each of its letters the place in the one given; None for the text itself.
+        A text, and for each of its letters the place in the one given; None where it is the same:
+        for the text itself, and for it with Greek capitals as the Latin ones they look like. Where
+        lines or tags part words, a text with them whole.
     """
     yield text, None
+    capitals = text.translate(_GREEK_CAPITALS)
+    if capitals != text:
+        yield capitals, None
     if not _BROKEN.search(text):
         return
-    kept: list[int] = []
+    kept: list[range] = []
     last = 0
     for match in _BROKEN.finditer(text):
-        kept += range(last, match.start())
+        kept.append(range(last, match.start()))
         last = match.end()
-    kept += range(last, len(text))
-    yield "".join(text[i] for i in kept), kept
+    kept.append(range(last, len(text)))
+    whole = "".join(text[part.start : part.stop] for part in kept)
+    places = list(chain.from_iterable(kept))
+    yield whole, places
+    if capitals != text:
+        yield whole.translate(_GREEK_CAPITALS), places
 
 
-def _resolved(letters: Letters) -> Letters:
-    """Without references to characters; one can hide in what another resolves to."""
-    for _ in range(4):
-        text = "".join(letter for letter, _, _ in letters)
-        found, last, changed = [], 0, False
-        for match in _ENTITY.finditer(text):
-            meant = html.unescape(match.group())
+def _resolved(letters: _Letters) -> _Letters:
+    """Without references to characters; one can hide in what others resolve to."""
+    for _ in range(_MOST_NESTED):
+        if "&" not in letters.text:
+            break
+        found, last = _Growing(), 0
+        for match in _ENTITY.finditer(letters.text):
+            reference = _NESTED.sub("&", match.group(), count=1)
+            meant = html.unescape(reference)
             if meant == match.group():
                 continue
-            found += letters[last : match.start()]
-            start, end = letters[match.start()][1], letters[match.end() - 1][2]
-            found += [(letter, start, end) for letter in meant]
-            last, changed = match.end(), True
-        if not changed:
-            return letters
-        letters = found + letters[last:]
+            found.keep(letters, last, match.start())
+            found.add(meant, letters.starts[match.start()], letters.ends[match.end() - 1])
+            last = match.end()
+        if not last:
+            break
+        found.keep(letters, last, len(letters.text))
+        letters = found.done()
     return letters
 
 
-def _folded(letters: Letters) -> Letters:
+def _folded(letters: _Letters) -> _Letters:
+    if letters.text.isascii():
+        plain = letters.text.lower().translate(_BLANKS)
+        return _Letters(plain, letters.starts, letters.ends)
+    found, last = _Growing(), 0
+    for match in _FOREIGN.finditer(letters.text):
+        place = match.start()
+        if place > last:
+            found.keep(letters, last, place)
+        found.add(_plain(match.group()), letters.starts[place], letters.ends[place])
+        last = place + 1
+    found.keep(letters, last, len(letters.text))
+    whole = found.done()
+    # Capitals of ASCII are left; what is not ASCII keeps its length since it is folded already.
+    whole.text = whole.text.lower().translate(_BLANKS)
+    return whole
+
+
+@lru_cache(maxsize=4096)
+def _plain(letter: str) -> str:
+    """What a letter that is not ASCII is compared as; nothing for what is not seen."""
+    if letter in _APOSTROPHES:
+        return "'"
     found = []
-    for letter, start, end in letters:
-        if letter.isascii():
-            plain = " " if letter in "-_" or letter <= " " else letter.lower()
-            found.append((plain, start, end))
+    for part in unicodedata.normalize("NFKD", letter):
+        kind = unicodedata.category(part)
+        if kind in ("Mn", "Me", "Cf", "Cn", "Co") or part in "\u115f\u1160\u0640":
             continue
-        for part in unicodedata.normalize("NFKD", letter):
-            kind = unicodedata.category(part)
-            if kind in ("Mn", "Me", "Cf") or part == "\u115f":
-                continue
-            if kind in ("Pd", "Pc", "Zs", "Zl", "Zp", "Cc"):
-                found.append((" ", start, end))
-                continue
-            if part in "\u2018\u2019\u02bc":
-                part = "'"
-            found += [(_LOOK_ALIKES.get(p, p), start, end) for p in part.casefold()]
-    return found
+        if kind in ("Pd", "Pc", "Zs", "Zl", "Zp", "Cc") or part == "\u2800":
+            found.append(" ")
+        elif kind == "Nd":
+            found.append(str(unicodedata.decimal(part)))
+        else:
+            found += [_LOOK_ALIKES.get(p, p) for p in part.casefold()]
+    return "".join(found)
 
 
 def _words(token: str, start: int) -> Iterator[tuple[int, int]]:
     """Places of the words in a run of letters: parted before and after each unspaced letter."""
-    if token.isascii():
-        yield start, start + len(token)
-        return
     begun = None
     for i, letter in enumerate(token):
         if _unspaced(letter):
