@@ -26,7 +26,8 @@ from privacyrestore.serving import create_server
 from privacyrestore.span_detector import SpanDetector
 from privacyrestore.steered_model import SteeredModel
 from privacyrestore.transport import Http
-from privacyrestore.utility_curve import CurvePoint, plot_curve, utility_recovery_curve
+from privacyrestore.curve_figure import plot_curve
+from privacyrestore.utility_curve import CurvePoint, utility_recovery_curve
 from privacyrestore.world_study import WorldStudy, gap_recovered
 
 EPSILONS = (3.0, 10.0, 30.0, 100.0, 300.0)
