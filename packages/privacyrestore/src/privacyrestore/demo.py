@@ -17,6 +17,7 @@ from privacyrestore.attention_weights import UniformWeigher
 from privacyrestore.batch_engine import BatchEngine
 from privacyrestore.client import CHAT, PrivacyClient
 from privacyrestore.confusable import confusable_bank
+from privacyrestore.curve_figure import plot_curve
 from privacyrestore.diagnosis_world import DIAGNOSES
 from privacyrestore.ledger import PrivacyLedger
 from privacyrestore.mechanisms import Exact, Full, Mechanism, Subspace
@@ -26,7 +27,6 @@ from privacyrestore.serving import create_server
 from privacyrestore.span_detector import SpanDetector
 from privacyrestore.steered_model import SteeredModel
 from privacyrestore.transport import Http
-from privacyrestore.curve_figure import plot_curve
 from privacyrestore.utility_curve import CurvePoint, utility_recovery_curve
 from privacyrestore.world_study import WorldStudy, gap_recovered
 
