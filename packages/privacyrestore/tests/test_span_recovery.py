@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy.optimize import nnls
 
-from privacyrestore.audit import RECOVERY_ATTACKS, guess
 from privacyrestore.likelihood_recovery import most_likely
 from privacyrestore.mechanisms import Exact, Full, Gaussian, ScalarCompat, Subspace
 from privacyrestore.recovery_scores import recovery, set_scores
 from privacyrestore.restoration_bank import RestorationBank
 from privacyrestore.server_view import in_its_span, noise_law, simulated_view
+from privacyrestore.span_attacks import RECOVERY_ATTACKS, guess
 from privacyrestore.span_prior import SpanPrior, indicators
 from privacyrestore.span_recovery import least_squares, likeliest, non_negative
 

@@ -7,10 +7,8 @@ protected: this does, for the spans and the prior at hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,41 +23,17 @@ from privacyrestore.attribute_inference import (
     probe_scores,
 )
 from privacyrestore.audit_report import AuditReport
-from privacyrestore.embedding_inversion import inverted
 from privacyrestore.guarantee import Guarantee
-from privacyrestore.likelihood_recovery import most_likely
 from privacyrestore.mechanisms import Mechanism
 from privacyrestore.recovery_scores import Recovery, recovery
 from privacyrestore.restoration_bank import RestorationBank
 from privacyrestore.server_view import ServerView, simulated_view
-from privacyrestore.span_prior import SpanPrior, indicators
-from privacyrestore.span_recovery import dictionary, least_squares, likeliest, non_negative
+from privacyrestore.span_attacks import RECOVERY_ATTACKS, Fold, fold_parts, folds_of, guesses
+from privacyrestore.span_prior import indicators
 
-RECOVERY_ATTACKS = (
-    "dictionary",
-    "least-squares",
-    "non-negative",
-    "inversion",
-    "likelihood",
-    "likelihood, size unknown",
-)
-"""Attacks that guess the set; all but the last are told how many spans there are."""
 ATTACKS = (*RECOVERY_ATTACKS, "attribute")
 SIMULATED = 1000
 """Releases that an attacker simulates to fit its probes."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Fold:
-    """Queries that are attacked with one prior.
-
-    Attributes:
-        rows: which queries.
-        prior: from sets that are not among them.
-    """
-
-    rows: Tensor
-    prior: SpanPrior
 
 
 def audit(
@@ -106,7 +80,7 @@ def audit(
     sets = [tuple(span_sets[row]) for row in kept]
     own = None if weights is None else [weights[row] for row in kept]
     true = indicators(sets, len(bank.vocabulary))
-    folds = _folds(sets, len(bank.vocabulary), prior_sets, seed)
+    folds = folds_of(sets, len(bank.vocabulary), prior_sets, seed)
 
     def view(n_releases: int, sub_seed: int) -> ServerView:
         return simulated_view(
@@ -117,6 +91,13 @@ def audit(
             releases=n_releases,
             seed=sub_seed,
         )
+
+    def recovered(seen: ServerView) -> dict[str, Recovery]:
+        found, frequencies = guesses(guessing, seen, true.sum(1).repeat(repeats), folds, seed=seed)
+        return {
+            name: recovery(guessed, true, frequencies, repeats=repeats, seed=seed)
+            for name, guessed in found.items()
+        }
 
     guessing = [name for name in RECOVERY_ATTACKS if name in attacks]
     seen = view(1, seed)
@@ -134,93 +115,12 @@ def audit(
         len(sets),
         len(span_sets) - len(sets),
         repeats,
-        _recoveries(guessing, seen, true, folds, repeats, seed),
+        recovered(seen),
         attribute,
         releases,
-        {}
-        if releases == 1
-        else _recoveries(guessing, view(releases, seed), true, folds, repeats, seed),
+        {} if releases == 1 else recovered(view(releases, seed)),
         _spent(guarantee, releases),
     )
-
-
-def _folds(
-    sets: list[tuple[int, ...]],
-    n_spans: int,
-    prior_sets: Sequence[Sequence[int]] | None,
-    seed: int,
-) -> list[_Fold]:
-    if prior_sets is not None:
-        return [_Fold(torch.arange(len(sets)), SpanPrior.of(prior_sets, n_spans))]
-    order = np.random.default_rng([seed, len(sets)]).permutation(len(sets))
-    halves = order[: len(sets) // 2], order[len(sets) // 2 :]
-    return [
-        _Fold(torch.from_numpy(np.sort(rows)), SpanPrior.of([sets[i] for i in other], n_spans))
-        for rows, other in (halves, halves[::-1])
-    ]
-
-
-def _parts(
-    seen: ServerView, folds: list[_Fold], repeats: int
-) -> Iterator[tuple[Tensor, ServerView, SpanPrior]]:
-    """Of each fold: its rows in the view, all repeats of them, and its prior."""
-    n = len(seen) // repeats
-    for fold in folds:
-        rows = (torch.arange(repeats)[:, None] * n + fold.rows).flatten()
-        part = replace(seen, coordinates=seen.coordinates[rows], outside=seen.outside[rows])
-        yield rows, part, fold.prior
-
-
-def _recoveries(
-    attacks: Sequence[str],
-    seen: ServerView,
-    true: Tensor,
-    folds: list[_Fold],
-    repeats: int,
-    seed: int,
-) -> dict[str, Recovery]:
-    sizes = true.sum(1).repeat(repeats)
-    frequencies = torch.empty(true.shape, dtype=torch.float64)
-    guesses = {name: torch.zeros(len(seen), true.shape[1], dtype=torch.bool) for name in attacks}
-    for (rows, part, prior), fold in zip(_parts(seen, folds, repeats), folds, strict=True):
-        frequencies[fold.rows] = prior.frequencies
-        for name in attacks:
-            guesses[name][rows] = guess(name, part, prior, sizes[rows], seed=seed)
-    return {
-        name: recovery(guessed, true, frequencies, repeats=repeats, seed=seed)
-        for name, guessed in guesses.items()
-    }
-
-
-def guess(
-    attack: str, view: ServerView, prior: SpanPrior, sizes: Tensor, *, seed: int = 0
-) -> Tensor:
-    """[B, M] bool: the spans that an attack takes to be behind each message.
-
-    Args:
-        attack: of `RECOVERY_ATTACKS`.
-        view: of B messages.
-        prior: the attacker's.
-        sizes: [B] int64, how many spans there are; not used where the size is unknown.
-        seed: of the starts of the inversion.
-
-    Raises:
-        InvalidSetting: another attack.
-    """
-    if attack == "likelihood, size unknown":
-        return most_likely(view, prior)
-    if attack == "likelihood":
-        return most_likely(view, prior, sizes)
-    if attack == "inversion":
-        return likeliest(inverted(view, seed=seed), view.groups, prior, sizes)
-    scores = {
-        "dictionary": dictionary,
-        "least-squares": least_squares,
-        "non-negative": non_negative,
-    }
-    if attack not in scores:
-        raise InvalidSetting(f"no attack {attack!r}; there are {'; '.join(RECOVERY_ATTACKS)}")
-    return likeliest(scores[attack](view), view.groups, prior, sizes)
 
 
 def _attribute(
@@ -228,18 +128,19 @@ def _attribute(
     mechanism: Mechanism,
     seen: ServerView,
     true: Tensor,
-    folds: list[_Fold],
+    folds: list[Fold],
     attributes: Sequence[Sequence[int]],
     repeats: int,
     seed: int,
 ) -> AttributeInference:
     present = presence(true, attributes)
     scores = torch.empty(len(seen), len(attributes), dtype=torch.float64)
-    for number, (rows, part, prior) in enumerate(_parts(seen, folds, repeats)):
+    for number, (rows, part) in enumerate(fold_parts(seen, folds)):
+        held = folds[number].prior.sets
         drawn = torch.randint(
-            len(prior.sets), (SIMULATED,), generator=rng(f"audit, part {number}", seed)
+            len(held), (SIMULATED // len(folds),), generator=rng(f"audit, part {number}", seed)
         )
-        known = [prior.sets[i] for i in drawn.tolist()]
+        known = [held[i] for i in drawn.tolist()]
         train = simulated_view(bank, mechanism, known, seed=seed + 1 + number)
         labels = presence(indicators(known, true.shape[1]), attributes)
         scores[rows] = probe_scores(train, labels, part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -111,10 +112,14 @@ def strongest(recoveries: Mapping[str, Recovery]) -> str:
     )
 
 
+def spoken(epsilon: float) -> float | str:
+    """A worst case as JSON has it: the word where it is infinite."""
+    return "infinite" if math.isinf(epsilon) else epsilon
+
+
 def _spent(spent: Spent) -> dict[str, Any]:
-    local = "infinite" if spent.local_epsilon == float("inf") else spent.local_epsilon
     return {
         "releases": spent.releases,
-        "worst_case_local_epsilon": local,
+        "worst_case_local_epsilon": spoken(spent.local_epsilon),
         "delta": spent.delta,
     }

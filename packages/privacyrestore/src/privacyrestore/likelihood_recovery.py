@@ -167,12 +167,9 @@ def most_likely(view: ServerView, prior: SpanPrior, sizes: Tensor | None = None)
     found = []
     for start in range(0, len(view), _ROWS):
         search = _Search(view, prior, slice(start, start + _ROWS), sizes)
-        best, chosen = None, None
-        for first in range(min(_STARTS, len(view.groups))):
+        chosen, best = search.climbed(search.greedy(0))
+        for first in range(1, min(_STARTS, len(view.groups))):
             other, reached = search.climbed(search.greedy(first))
-            if best is None:
-                best, chosen = reached, other
-                continue
             chosen = torch.where((reached > best)[:, None], other, chosen)
             best = torch.maximum(reached, best)
         found.append(chosen)

@@ -83,29 +83,61 @@ def simulated_view(
         InvalidSetting: releases below 1, weights of another number, or as
             :meth:`RestorationBank.signal`.
     """
+    coordinates, outside = [], []
+    for start in range(0, len(span_sets), _ROWS):
+        rows = range(start, min(start + _ROWS, len(span_sets)))
+        messages = released(bank, mechanism, span_sets, weights, rows, releases=releases, seed=seed)
+        seen = view_of(bank, mechanism, messages, releases=releases)
+        coordinates.append(seen.coordinates)
+        outside.append(seen.outside)
+    return replace(seen, coordinates=torch.cat(coordinates), outside=torch.cat(outside))
+
+
+def released(
+    bank: RestorationBank,
+    mechanism: Mechanism,
+    span_sets: Sequence[Sequence[int]],
+    weights: Sequence[Sequence[float] | None] | None,
+    rows: Sequence[int],
+    *,
+    releases: int = 1,
+    seed: int = 0,
+) -> Tensor:
+    """[len(rows), message_length] float64: the messages of some of the sets, means of `releases`.
+
+    A row's noise depends on the seed and its number alone. Arguments and errors as
+    :func:`simulated_view`.
+    """
     if releases < 1:
         raise InvalidSetting(f"releases is {releases}, it must be at least 1")
     if weights is not None and len(weights) != len(span_sets):
         raise InvalidSetting(f"{len(weights)} lists of weights for {len(span_sets)} sets")
     sender = in_its_span(bank) if mechanism.name in SUBSPACE else bank
-    coordinates, outside = [], []
-    for start in range(0, len(span_sets), _ROWS):
-        messages = []
-        for row in range(start, min(start + _ROWS, len(span_sets))):
-            signal = sender.signal(span_sets[row], None if weights is None else weights[row])
-            drawn = [
-                mechanism.release(sender, signal, _seed(seed, row, number))
-                for number in range(releases)
-            ]
-            messages.append(torch.stack(drawn).mean(0))
-        inside, other = _parts(bank, mechanism.name, torch.stack(messages))
-        coordinates.append(inside)
-        outside.append(other)
+    messages = []
+    for row in rows:
+        signal = sender.signal(span_sets[row], None if weights is None else weights[row])
+        drawn = [
+            mechanism.release(sender, signal, _seed(seed, row, number))
+            for number in range(releases)
+        ]
+        messages.append(torch.stack(drawn).mean(0))
+    return torch.stack(messages)
+
+
+def view_of(
+    bank: RestorationBank, mechanism: Mechanism, messages: Tensor, *, releases: int = 1
+) -> ServerView:
+    """What the server makes of messages [B, message_length], each the mean of `releases`."""
+    if mechanism.name in SUBSPACE:
+        inside, outside = messages, messages.new_zeros(len(messages))
+    else:
+        inside = bank.coordinates(messages)
+        outside = (messages.square().sum(1) - inside.square().sum(1)).clamp_min(0)
     return ServerView(
         bank.coordinates(bank.vectors.flatten(1)),
         torch.tensor(bank.groups),
-        torch.cat(coordinates),
-        torch.cat(outside),
+        inside,
+        outside,
         noise_law(bank, mechanism, releases),
     )
 
@@ -147,14 +179,6 @@ def in_its_span(bank: RestorationBank) -> RestorationBank:
         basis=torch.eye(bank.rank),
     )
     return small if small.diameter == bank.diameter else bank
-
-
-def _parts(bank: RestorationBank, name: str, messages: Tensor) -> tuple[Tensor, Tensor]:
-    if name in SUBSPACE:
-        return messages, messages.new_zeros(len(messages))
-    inside = bank.coordinates(messages)
-    outside = messages.square().sum(1) - inside.square().sum(1)
-    return inside, outside.clamp_min(0)
 
 
 def _seed(*parts: int) -> int:
