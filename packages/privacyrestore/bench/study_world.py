@@ -111,6 +111,11 @@ def interval(values: Any) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def spread(value: float, around: tuple[float, float]) -> str:
+    """A mean with its interval."""
+    return f"{value:.3f} ({around[0]:.3f} to {around[1]:.3f})"
+
+
 def main() -> None:
     """Print the tables, and write what they hold."""
     parser = argparse.ArgumentParser()
@@ -141,8 +146,8 @@ def main() -> None:
             name,
             f"{point.epsilon:g}",
             f"{point.local_epsilon:.3g}",
-            f"{point.utility:.3f} ({point.utility_interval[0]:.3f}–{point.utility_interval[1]:.3f})",
-            f"{point.recovery:.3f} ({point.recovery_interval[0]:.3f}–{point.recovery_interval[1]:.3f})",
+            spread(point.utility, point.utility_interval),
+            spread(point.recovery, point.recovery_interval),
         ]
         for rule, curves in merged.items()
         for name, curve in curves.items()
@@ -150,15 +155,18 @@ def main() -> None:
     ]
     heads = ["rule", "bank, mechanism", "ε", "local ε", "right", "spans recovered"]
     show(Table(heads, points), f"{options.seeds} seeds of {CASES} questions")
-    compared: list[list[Any]] = []
-    for name in ("subspace", "subspace, confusable"):
-        for row in at_equal_recovery(merged["additive"][name], merged["quadratic"][name], LEVELS):
-            compared.append([f"additive − quadratic, {name}", row.recovery, str(row.difference)])
-    ours = merged["additive"]
-    for row in at_equal_recovery(ours["subspace, confusable"], ours["subspace"], LEVELS):
-        compared.append(["confusable − ordinary, additive", row.recovery, str(row.difference)])
-    for row in at_equal_recovery(ours["subspace"], ours["full"], LEVELS):
-        compared.append(["subspace − full, additive", row.recovery, str(row.difference)])
+    ours, theirs = merged["additive"], merged["quadratic"]
+    pairs = {
+        "additive − quadratic": (ours["subspace"], theirs["subspace"]),
+        "the same, confusable": (ours["subspace, confusable"], theirs["subspace, confusable"]),
+        "confusable − ordinary": (ours["subspace, confusable"], ours["subspace"]),
+        "subspace − full": (ours["subspace"], ours["full"]),
+    }
+    compared: list[list[Any]] = [
+        [name, row.recovery, str(row.difference)]
+        for name, (one, other) in pairs.items()
+        for row in at_equal_recovery(one, other, LEVELS)
+    ]
     show(Table(["right answers", "at recovery", "difference"], compared, digits=1))
     options.folder.mkdir(parents=True, exist_ok=True)
     (options.folder / "study.json").write_text(
