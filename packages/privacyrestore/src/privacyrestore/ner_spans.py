@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class NerRecogniser:
         if tokenizer is None or not tokenizer.is_fast:
             raise InvalidSetting("recognising needs the model's tokenizer, one that gives offsets")
         longest = min(model.config.max_position_embeddings, tokenizer.model_max_length)
+        tokenizer = deepcopy(tokenizer)
+        tokenizer.model_max_length = longest  # which is how the pipeline cuts windows
         overlap = (longest - tokenizer.num_special_tokens_to_add()) // 4
         self._threshold = threshold
         self._pipeline = pipeline(
@@ -49,6 +52,7 @@ class NerRecogniser:
             tokenizer=tokenizer,
             aggregation_strategy="simple",
             stride=overlap,
+            device=model.device,
         )
 
     def entities(self, text: str) -> list[Entity]:

@@ -52,10 +52,19 @@ class Recogniser(Protocol):
 
 @dataclass
 class _Node:
-    """What may follow a sequence of words, and which span types end here, by their own words."""
+    """What may follow a sequence of words, and which spellings end here."""
 
     next: dict[str, _Node] = field(default_factory=dict)
-    ends: list[tuple[tuple[str, ...], int]] = field(default_factory=list)
+    ends: list[_Spelling] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Spelling:
+    """How a span type is written: as given, and in folded words."""
+
+    text: str
+    words: tuple[str, ...]
+    span_id: int
 
 
 class SpanDetector:
@@ -130,11 +139,8 @@ class SpanDetector:
         """
         found = set()
         for view, places in views(text):
-            for span in self._matches(tokens(view)):
-                if places is not None:
-                    start, end = places[span.start], places[span.end - 1] + 1
-                    span = Span(start, end, span.span_id)
-                found.add(span)
+            for span in self._matches(view):
+                found.add(Span(places[span.start], places[span.end - 1] + 1, span.span_id))
         if self._recogniser is not None:
             for entity in self._recogniser.entities(text):
                 found.update(self._named(entity, text))
@@ -144,21 +150,25 @@ class SpanDetector:
         words = tuple(token.text for token in tokens(spelling))
         if not any(letter.isalnum() for word in words for letter in word):
             raise InvalidSetting(f"spelling {spelling!r} holds no letter or digit")
-        self._enter(words, span_id)
+        self._enter(_Spelling(spelling, words, span_id))
         if len(words) > 1 and all(word.isascii() and word.isalnum() for word in words):
-            self._enter(("".join(words),), span_id)
+            joined = {("".join(words),)}  # the blanks between words may be lost, one or all
+            for i in range(1, len(words)):
+                joined.add((*words[: i - 1], words[i - 1] + words[i], *words[i + 1 :]))
+            for run in joined:
+                self._enter(_Spelling(spelling, run, span_id))
 
-    def _enter(self, words: tuple[str, ...], span_id: int) -> None:
+    def _enter(self, spelling: _Spelling) -> None:
         node = self._root
-        for word in words:
+        for word in spelling.words:
             # Without inflection there is still the s of a possessive, which folding joins.
             for form in forms(word) if self.language == "en" else (word, f"{word}s"):
                 self._bases.setdefault(form, set()).add(word)
             node = node.next.setdefault(word, _Node())
-        node.ends.append((words, span_id))
+        node.ends.append(spelling)
 
-    def _matches(self, words: Sequence[Token]) -> Iterator[Span]:
-        bases, none = self._bases, frozenset[str]()
+    def _matches(self, text: str) -> Iterator[Span]:
+        words, bases, none = tokens(text), self._bases, frozenset[str]()
         for first, token in enumerate(words):
             if token.text not in bases:
                 continue
@@ -168,12 +178,7 @@ class SpanDetector:
                 nodes = [node.next[base] for node in nodes for base in known if base in node.next]
                 last += 1
                 if ends := [end for node in nodes for end in node.ends]:
-                    said = tuple(word.text for word in words[first:last])
-                    best = Span(
-                        token.start,
-                        words[last - 1].end,
-                        min(ends, key=lambda end: (end[0] != said, end[1]))[1],
-                    )
+                    best = _likest(ends, text, words[first:last])
             if best is not None:
                 yield best
 
@@ -184,8 +189,26 @@ class SpanDetector:
             return []
         if entity.label in self._labels:
             return [Span(entity.start, entity.end, self._labels[entity.label])]
-        said = {span.span_id for span in self._matches(tokens(text[entity.start : entity.end]))}
+        said = {span.span_id for span in self._matches(text[entity.start : entity.end])}
         return [Span(entity.start, entity.end, span_id) for span_id in said]
+
+
+def _likest(spellings: Sequence[_Spelling], text: str, words: Sequence[Token]) -> Span:
+    """The place of some words, as the spelling that is most like what is written there.
+
+    To the letter, then without inflection; of several the longest, then the first.
+    """
+    start, end = words[0].start, words[-1].end
+    said = tuple(word.text for word in words)
+
+    def unlike(spelling: _Spelling) -> tuple[bool, bool, int, int]:
+        literal = text.startswith(spelling.text, start)
+        return not literal, spelling.words != said, -len(spelling.text), spelling.span_id
+
+    best = min(spellings, key=unlike)
+    if text.startswith(best.text, start):
+        end = max(end, start + len(best.text))
+    return Span(start, end, best.span_id)
 
 
 def _outermost(spans: set[Span]) -> list[Span]:

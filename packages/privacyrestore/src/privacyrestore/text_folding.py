@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain
 
 _AMP = r"(?:amp;|#0*38;|#[xX]0*26;)*"
 _ENTITY = re.compile(rf"&{_AMP}(?:#[0-9]{{1,32}}|#[xX][0-9a-fA-F]{{1,32}}|[a-zA-Z]{{2,31}});?")
@@ -21,10 +20,8 @@ _TOKEN = re.compile(r"[^\W_]+(?:'s(?![^\W_]))?|[^\w\s']")
 _FOREIGN = re.compile(r"[^\x00-\x7f]")
 _BLANKS = {code: " " for code in (*range(33), 127, *map(ord, "-_*~`|>"))}
 _APOSTROPHES = "\u2018\u2019\u201b\u02bb\u02bc\u02b9\u00b4\u2032\uff07\ua78c"
-_BROKEN = re.compile(
-    r"(?<=[^\W\d_])-[ \t]*\r?\n\s*(?=[^\W\d_])"  # a word parted at the end of a line
-    r"|<[a-zA-Z/!][^<>]{0,200}>"  # a tag of HTML
-)
+_TAG = re.compile(r"<[a-zA-Z/!][^<>]{0,200}>")
+_BROKEN = re.compile(r"(?<=[^\W\d_])-[ \t]*\r?\n\s*(?=[^\W\d_])")
 _LOOK_ALIKES = dict(
     zip(
         "аеорсухіјѕԁһԛԝкмтнвгґӏѵαονρτυικεηχβγωıɡøłđħʟօոսհ",
@@ -117,31 +114,33 @@ def tokens(text: str) -> list[Token]:
     return found
 
 
-def views(text: str) -> Iterator[tuple[str, list[int] | None]]:
+def views(text: str) -> Iterator[tuple[str, range | list[int]]]:
     """The text, and other ways in which it may be read.
 
     Yields:
-        A text, and for each of its letters the place in the one given; None where it is the same:
-        for the text itself, and for it with Greek capitals as the Latin ones they look like. Where
-        lines or tags part words, a text with them whole.
+        A text, and for each of its letters the place in the one given. First the text itself; then,
+        where there are any, without tags of HTML; and with words whole that the end of a line
+        parts. Each of these also with Greek capitals as the Latin ones they look like.
     """
-    yield text, None
-    capitals = text.translate(_GREEK_CAPITALS)
-    if capitals != text:
-        yield capitals, None
-    if not _BROKEN.search(text):
-        return
-    kept: list[range] = []
-    last = 0
-    for match in _BROKEN.finditer(text):
-        kept.append(range(last, match.start()))
+    places: range | list[int] = range(len(text))
+    for cut in (None, _TAG, _BROKEN):
+        if cut is not None:
+            if not cut.search(text):
+                continue
+            text, places = _without(cut, text, places)
+        yield text, places
+        capitals = text.translate(_GREEK_CAPITALS)
+        if capitals != text:
+            yield capitals, places
+
+
+def _without(cut: re.Pattern[str], text: str, places: range | list[int]) -> tuple[str, list[int]]:
+    parts, left, last = [], list[int](), 0
+    for match in cut.finditer(text):
+        parts.append(text[last : match.start()])
+        left += places[last : match.start()]
         last = match.end()
-    kept.append(range(last, len(text)))
-    whole = "".join(text[part.start : part.stop] for part in kept)
-    places = list(chain.from_iterable(kept))
-    yield whole, places
-    if capitals != text:
-        yield whole.translate(_GREEK_CAPITALS), places
+    return "".join([*parts, text[last:]]), left + list(places[last:])
 
 
 def _resolved(letters: _Letters) -> _Letters:
@@ -174,7 +173,10 @@ def _folded(letters: _Letters) -> _Letters:
         place = match.start()
         if place > last:
             found.keep(letters, last, place)
-        found.add(_plain(match.group()), letters.starts[place], letters.ends[place])
+        if plain := _plain(match.group()):
+            found.add(plain, letters.starts[place], letters.ends[place])
+        elif found.ends:  # goes with the letter before it
+            found.ends[-1] = letters.ends[place]
         last = place + 1
     found.keep(letters, last, len(letters.text))
     whole = found.done()
