@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipogram.errors import InvalidSetting
-from lipogram.gaussian_mechanism import delta_of, mu_of
+from lipogram.gaussian_mechanism import delta_of, epsilon_of, mu_of
 from privacyrestore.accounting import Release, spent
 
 gaussian = st.builds(Release, st.floats(0.05, 20), st.floats(1e-9, 1e-3))
@@ -27,6 +27,11 @@ def test_gaussian_releases_compose_by_their_mu(count, epsilon):
     mu = mu_of(epsilon, 1e-6) * math.sqrt(count)
     assert 0.99e-6 < delta_of(mu, found.local_epsilon) < 1e-6  # the grid's room, and no more
     assert epsilon < found.local_epsilon < count * epsilon
+    plain, numbers = epsilon_of(mu, 1e-6), count * 2**14
+    reach = 2 * (plain + math.log(2 * numbers / 1e-6) + 40)
+    room = numbers * (reach + 4) / (24 * 4.0**17)  # as derived for noise on whole numbers
+    assert found.local_epsilon == pytest.approx(plain + room, rel=1e-6)
+    assert found.local_epsilon >= (plain + room) * (1 - 1e-12)
 
 
 def test_two_gaussian_releases_by_brute_force():

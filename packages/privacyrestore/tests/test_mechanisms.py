@@ -109,6 +109,13 @@ def test_gaussian_noise_is_whole_steps_around_the_rounded_signal():
     assert kstest(noise.flatten().numpy(), norm.cdf).pvalue > 1e-3
 
 
+def test_gaussian_noise_that_no_grid_holds_is_refused_before_anything_is_released():
+    mechanism = Gaussian(1e5, 1e-5)
+    for refused in (mechanism.guarantee, lambda bank: mechanism.release(bank, bank.signal([0]))):
+        with pytest.raises(InvalidSetting, match="so little noise"):
+            refused(BANK)
+
+
 @pytest.mark.parametrize("mechanism", ALL[:3])
 def test_without_spans_the_message_is_noise_alone(mechanism):
     nothing, signal = torch.zeros(BANK.n, dtype=torch.float64), BANK.signal([1, 5])

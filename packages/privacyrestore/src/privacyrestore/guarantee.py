@@ -33,10 +33,11 @@ class Guarantee:
                 f"Mechanism {self.mechanism}: nothing is hidden, whoever holds the bank reads what "
                 "was removed from a message; its worst-case local ε is infinite."
             )
+        at = f" at δ = {self.delta:g}" if self.delta else ""
         worst = (
-            f"a worst-case local ε of {self.local_epsilon:.4g}"
-            f"{f' at δ = {self.delta:g}' if self.delta else ''}: any two inputs give the same "
-            f"message with odds within e^{self.local_epsilon:.4g}"
+            f"a worst-case local ε of {self.local_epsilon:.4g}{at}: a message may raise the odds "
+            f"of one input against another by a factor of {_factor(self.local_epsilon)}, not more"
+            f"{f' but for a chance of {self.delta:g}' if self.delta else ''}"
         )
         if self.metric_epsilon is None:
             return f"Mechanism {self.mechanism}: {worst}."
@@ -55,3 +56,8 @@ class Guarantee:
             "worst_case_local_epsilon": local,
             "delta": self.delta,
         }
+
+
+def _factor(epsilon: float) -> str:
+    """e^ε, in figures that can be read."""
+    return f"{math.exp(epsilon):.3g}" if epsilon < 14 else f"10^{epsilon / math.log(10):.0f}"

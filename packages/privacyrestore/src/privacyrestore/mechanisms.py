@@ -161,7 +161,12 @@ class Gaussian:
         return bank.expand(message)
 
     def guarantee(self, bank: RestorationBank) -> Guarantee:
-        """See :class:`Mechanism`."""
+        """See :class:`Mechanism`.
+
+        Raises:
+            InvalidSetting: an ε for which no grid holds the noise; :meth:`release` would fail.
+        """
+        self._noise(bank)
         return Guarantee(self.name, None, bank.diameter, self.epsilon, self.delta)
 
 
