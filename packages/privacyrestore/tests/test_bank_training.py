@@ -261,21 +261,51 @@ train_bank(model, tokenizer, some_rows(), a_bank(model), a_config(), folder=sys.
 """
 
 
-def test_killed_runs_end_the_same_to_the_bit(tmp_path):
+def cut_off(way, folder):
+    """Train in `folder` and stop in step 5, by an exception or by SIGKILL in a process."""
+    if way == "kill":
+        command = [sys.executable, "-c", CHILD, str(folder), "5", str(Path(__file__).parent)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, check=False, capture_output=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+        return
+    model, tokenizer = small()
+
+    def stop(event):
+        if event["step"] == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train_bank(
+            model,
+            tokenizer,
+            some_rows(),
+            a_bank(model),
+            a_config(),
+            folder=folder,
+            held_out=some_rows(5),
+            on_event=stop,
+        )
+
+
+@pytest.mark.parametrize("way", ["raise", pytest.param("kill", marks=pytest.mark.slow)])
+def test_runs_that_were_cut_off_end_the_same_to_the_bit(tmp_path, way):
     model, tokenizer = small()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         whole = train_bank(
-            model, tokenizer, some_rows(), a_bank(model), a_config(), held_out=some_rows(5)
+            model,
+            tokenizer,
+            some_rows(),
+            a_bank(model),
+            a_config(),
+            folder=tmp_path / "whole",
+            held_out=some_rows(5),
         )
-        root = Path(__file__).parent
-        command = [sys.executable, "-c", CHILD, str(tmp_path), "5", str(root)]
-        done = subprocess.run(
-            command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False, capture_output=True
-        )
-        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-        assert (tmp_path / CHECKPOINT).exists()
+        cut = tmp_path / "cut"
+        cut_off(way, cut)
+        assert (cut / CHECKPOINT).exists()
         events = []
         resumed = train_bank(
             model,
@@ -283,7 +313,7 @@ def test_killed_runs_end_the_same_to_the_bit(tmp_path):
             some_rows(),
             a_bank(model),
             a_config(),
-            folder=tmp_path,
+            folder=cut,
             held_out=some_rows(5),
             on_event=events.append,
         )
@@ -291,7 +321,12 @@ def test_killed_runs_end_the_same_to_the_bit(tmp_path):
         torch.set_num_threads(threads)
     assert events[0]["step"] == 5  # the checkpoint is of step 4
     assert torch.equal(resumed.vectors, whole.vectors)
-    history = json.loads((tmp_path / REPORT).read_bytes())["history"]
+    # The best vectors may be early ones: the checkpoints hold the last, the moments and the rest.
+    ours, theirs = load_file(cut / CHECKPOINT), load_file(tmp_path / "whole" / CHECKPOINT)
+    assert set(ours) == {"vectors", "best", "step", "exp_avg", "exp_avg_sq"}
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert (cut / REPORT).read_bytes() == (tmp_path / "whole" / REPORT).read_bytes()
+    history = json.loads((cut / REPORT).read_bytes())["history"]
     assert [entry["step"] for entry in history if "loss" in entry] == list(range(1, 10))
 
 
