@@ -175,7 +175,8 @@ def _folded(letters: _Letters) -> _Letters:
             found.keep(letters, last, place)
         if plain := _plain(match.group()):
             found.add(plain, letters.starts[place], letters.ends[place])
-        elif found.ends:  # goes with the letter before it
+        elif found.ends and unicodedata.category(match.group())[0] == "M":
+            # An accent goes with the letter before it.
             found.ends[-1] = letters.ends[place]
         last = place + 1
     found.keep(letters, last, len(letters.text))
