@@ -42,14 +42,14 @@ def test_an_orthogonal_bank_without_noise_hides_nothing():
 
 
 def test_noise_without_end_leaves_chance():
-    sets = drawn_sets(600, sizes=(3, 4))
-    report = audit(orthogonal(), Subspace(1e-3), sets, prior_sets=[(i,) for i in range(M)])
+    sets, known = drawn_sets(600, sizes=(3, 4)), [(i,) for i in range(M)]
+    report = audit(orthogonal(), Subspace(1e-3), sets, attacks=RECOVERY_ATTACKS, prior_sets=known)
     chance = 3 / M
     for name, found in report.recoveries.items():
         if not name.endswith("unknown"):
             assert found.chance["recall"] == pytest.approx(chance)
             assert found.recall.low - 0.01 <= chance <= found.recall.high + 0.01, name
-    assert report.attribute is None or report.attribute.auc.low <= 0.5
+    assert report.attribute is None
 
 
 def test_probes_of_noise_tell_nothing():
@@ -92,7 +92,7 @@ def test_repeats_narrow_the_noise_and_not_the_queries():
 
 def test_a_seed_decides_everything():
     def found(seed):
-        return audit(orthogonal(), Subspace(15.0), drawn_sets(40), seed=seed).to_json()
+        return audit(orthogonal(), Subspace(15.0), drawn_sets(20), seed=seed).to_json()
 
     assert found(3) == found(3)
     assert found(3) != found(4)
@@ -102,7 +102,8 @@ def test_the_report_says_both_epsilons_what_is_spent_and_no_span():
     bank = orthogonal()
     sets = [*drawn_sets(30), ()]
     for mechanism in (Subspace(7.0), Gaussian(7.0, 1e-5), Exact(unsafe=True)):
-        report = audit(bank, mechanism, sets, releases=2)
+        attacks = ATTACKS if mechanism.name == "none" else RECOVERY_ATTACKS
+        report = audit(bank, mechanism, sets, attacks=attacks, releases=2)
         text = report.to_json()
         held = json.loads(text)
         assert held["guarantee"] == report.guarantee.as_json()
@@ -126,7 +127,7 @@ def test_the_report_says_both_epsilons_what_is_spent_and_no_span():
         ({"releases": 0}, InvalidSetting),
         ({"span_sets": [(0,), (M,)]}, InvalidSetting),
         ({"span_sets": [(0,), ()]}, InvalidProbes),
-        ({"weights": [(1.0,)]}, (InvalidSetting, IndexError)),
+        ({"weights": [(1.0,)]}, InvalidSetting),
         ({"attributes": [()]}, InvalidSetting),
         ({"attributes": [(M,)]}, InvalidSetting),
         ({"prior_sets": [()]}, InvalidProbes),

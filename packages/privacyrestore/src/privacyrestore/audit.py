@@ -74,6 +74,8 @@ def audit(
         InvalidProbes: too few queries with spans.
     """
     _check(attacks, repeats, releases)
+    if weights is not None and len(weights) != len(span_sets):
+        raise InvalidSetting(f"{len(weights)} lists of weights for {len(span_sets)} sets")
     kept = [row for row, spans in enumerate(span_sets) if len(spans)]
     if len(kept) < 2:
         raise InvalidProbes(f"{len(kept)} queries have spans; an audit needs two or more")
