@@ -25,8 +25,6 @@ _RULES = tuple(
         (rf"\b(?:an?|the|some|any|my|his|her|their|your|our|its)\s++{_GAP}", _GAP),
         # Two gaps are one; in a list of others it stays the last one, after its "and".
         (rf"(?<=, ){_GAP}\s*+(?:,\s*+)?({_LINK})\s++{_GAP}", rf"\1 {_GAP}"),
-        # Two gaps are one; in a list of others it stays the last one, after its "and".
-        (rf"(?<=, ){_GAP}\s*+(?:,\s*+)?({_LINK})\s++{_GAP}", rf"\1 {_GAP}"),
         (rf"{_GAP}\s*+(?:(?:{_SIGN}|{_LINK})\s*+)*+{_GAP}", _GAP),
         # The last of a list: the one before it takes its "and".
         (

@@ -21,7 +21,7 @@ _FOREIGN = re.compile(r"[^\x00-\x7f]")
 _BLANKS = {code: " " for code in (*range(33), 127, *map(ord, "-_*~`|>"))}
 _APOSTROPHES = "\u2018\u2019\u201b\u02bb\u02bc\u02b9\u00b4\u2032\uff07\ua78c"
 _TAG = re.compile(r"<[a-zA-Z/!][^<>]{0,200}>")
-_BROKEN = re.compile(r"(?<=[^\W\d_])-[ \t]*\r?\n\s*(?=[^\W\d_])")
+_BROKEN = re.compile(r"(?<=[^\W\d_])[-\u2010\u00ad][ \t]*\r?\n[\s>]*(?=[^\W\d_])")
 _LOOK_ALIKES = dict(
     zip(
         "аеорсухіјѕԁһԛԝкмтнвгґӏѵαονρτυικεηχβγωıɡøłđħʟօոսհ",
