@@ -45,7 +45,7 @@ def study(seed: int, rule: str, folder: Path) -> WorldStudy:
     model: Any = AutoModelForCausalLM.from_pretrained(place).eval().requires_grad_(False)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(place)
     dtype, n = describe_weights(model)
-    loaded = LoadedModel(model, tokenizer, ModelInfo("world", "trained", "llama", None, dtype, n))
+    loaded = LoadedModel(model, tokenizer, ModelInfo("world", "folder", "llama", None, dtype, n))
     bank = folder / f"bank-{seed}-{rule}"
     if not (bank / "manifest.json").exists():
         made = WorldStudy.make(seed, rule=rule, n_cases=CASES, loaded=loaded)

@@ -119,7 +119,7 @@ class DiagnosisWorld:
     def cases(self, n: int, seed: int) -> list[Case]:
         """`n` cases, each of which has a clear diagnosis."""
         draw = np.random.default_rng([self.seed, 2, seed])
-        found = []
+        found: list[Case] = []
         while len(found) < n:
             diagnosis = int(draw.integers(len(DIAGNOSES)))
             own = np.flatnonzero(self.owner == diagnosis)
@@ -177,7 +177,7 @@ class DiagnosisWorld:
         model.eval()
         model.generation_config.pad_token_id = tokenizer.pad_token_id
         dtype, n = describe_weights(model)
-        info = ModelInfo(f"diagnosis-world:{self.seed}", "trained", "llama", None, dtype, n)
+        info = ModelInfo(f"diagnosis-world:{self.seed}", "instance", "llama", None, dtype, n)
         return LoadedModel(model, tokenizer, info)
 
 

@@ -21,6 +21,8 @@ from privacyrestore.restoration import Restoration
 from privacyrestore.restoration_bank import RestorationBank
 from privacyrestore.restored_rows import packed
 from privacyrestore.shared_prompt import answer_logps
+from privacyrestore.span_detector import SpanDetector
+from privacyrestore.span_removal import remove_spans
 from privacyrestore.training_config import TrainConfig
 from privacyrestore.training_rows import PromptTemplate, TrainingRow
 
@@ -50,14 +52,14 @@ class Evaluation:
             if report is not None:
                 local = report.guarantee.local_epsilon
                 cells = [str(report.recovery), "none" if math.isinf(local) else f"{local:.4g}"]
-            found.append([name, str(scores.mc1), str(scores.mc2), *cells])
+            found.append([name, str(scores.mc1_mean), str(scores.mc2_mean), *cells])
         return found
 
     def as_json(self) -> dict[str, Any]:
         """As names and values that JSON has."""
         return {
             "given": {
-                name: {"mc1": vars(scores.mc1), "mc2": vars(scores.mc2)}
+                name: {"mc1": vars(scores.mc1_mean), "mc2": vars(scores.mc2_mean)}
                 for name, scores in self.given.items()
             },
             "audits": {name: report.as_json() for name, report in self.audits.items()},
@@ -82,7 +84,8 @@ def evaluate(
         model: a causal language model.
         tokenizer: of it.
         bank: made for it.
-        questions: with their options; q⁻ is the one that they carry.
+        questions: with their options. q⁻ is what a client would send of them: labelled ones often
+            hold spans still.
         mechanisms: of a client.
         template: how a question is put; None for the chat template.
         batch_size: questions a forward pass.
@@ -107,7 +110,8 @@ def evaluate(
         given[name] = mc_of(scores, gold)
 
     given: dict[str, MultipleChoice] = {}
-    removed = [question.question_removed for question in questions]
+    detector = SpanDetector(bank.vocabulary, bank.aliases)
+    removed = [remove_spans(question.question, detector).text for question in questions]
     scored("full question", [question.question for question in questions])
     scored("spans removed", removed)
     scored("restored, no noise", removed, signals)
