@@ -152,7 +152,8 @@ class SpanDetector:
             raise InvalidSetting(f"spelling {spelling!r} holds no letter or digit")
         self._enter(_Spelling(spelling, words, span_id))
         if len(words) > 1 and all(word.isascii() and word.isalnum() for word in words):
-            joined = {("".join(words),)}  # the blanks between words may be lost, one or all
+            # The blanks between words may be lost, one or all.
+            joined: set[tuple[str, ...]] = {("".join(words),)}
             for i in range(1, len(words)):
                 joined.add((*words[: i - 1], words[i - 1] + words[i], *words[i + 1 :]))
             for run in joined:
