@@ -1,6 +1,6 @@
 """Where spans are found, in which spellings, and where they cannot be."""
 
-import time
+# ruff: noqa: RUF001, which is about letters that look alike
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +10,7 @@ from lipogram.errors import InvalidSetting
 from privacyrestore.span_detector import Entity, Span, SpanDetector
 from privacyrestore.text_folding import fold
 
+from .linear_time import grows_linearly
 from .span_corpus import FORMS, SpanCorpus
 
 VOCABULARY = (
@@ -75,6 +76,7 @@ HOSTILE = [
     ("homoglyph capitals", "ΗΙV", "ΗΙV", "HIV"),
     ("accents", "a mïld cóugh", "mïld cóugh", "mild cough"),
     ("no accents where the span has them", "kasalj", "kasalj", "kašalj"),
+    ("accent on the last letter", "HIV\u0301 now", "HIV\u0301", "HIV"),
     ("combining accents", "kas\u030calj", "kas\u030calj", "kašalj"),
     ("full width", "ＨＩＶ！", "ＨＩＶ", "HIV"),
     ("numeric reference", "m&#105;ld cough", "m&#105;ld cough", "mild cough"),
@@ -159,8 +161,9 @@ def test_the_own_spelling_wins_over_an_inflected_one():
     assert [span.span_id for span in detector.find("stab stabbing stabbed")] == [0, 1, 0]
 
 
-def test_two_spans_that_fold_to_one_give_the_first():
-    assert SpanDetector(("B", "b")).find("b") == [Span(0, 1, 0)]
+def test_of_two_spans_that_fold_to_one_the_one_as_written_counts_else_the_first():
+    detector = SpanDetector(("b!", "B!"))
+    assert [span.span_id for span in detector.find("B! b! B́!")] == [1, 0, 0]
 
 
 def test_without_english_only_the_spelling_and_its_possessive_count():
@@ -188,7 +191,7 @@ def test_generated_spans_in_every_form_are_found(form):
 ALPHABET = st.sampled_from(["a", "b", "ab", "é", "咳", "A", "-", " ", "\n", "\u200b", "&#97;", "."])
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     st.lists(st.text("ab咳", min_size=1, max_size=3), min_size=1, max_size=5, unique=True),
     st.lists(ALPHABET, max_size=30).map("".join),
@@ -205,7 +208,7 @@ def test_found_places_fold_to_their_span(vocabulary, text):
         assert said == own
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.lists(st.text("abc", min_size=1, max_size=2), min_size=1, max_size=3).map(" ".join),
@@ -221,11 +224,14 @@ def test_the_same_as_a_search_of_every_stretch_of_words(vocabulary, text):
     for word in words:
         starts.append(at)
         at += len(word) + 1
-    spelt = {}
-    for i, name in enumerate(vocabulary):
-        for spelling in (name, name.replace(" ", "")):
-            spelt.setdefault(spelling, i)
-            spelt.setdefault(f"{spelling}s", i)
+    spelt = set()
+    for name in vocabulary:
+        parts = name.split()
+        lost = [
+            [*parts[:k], parts[k] + parts[k + 1], *parts[k + 2 :]] for k in range(len(parts) - 1)
+        ]
+        for spelling in (name, "".join(parts), *map(" ".join, lost)):
+            spelt.add(spelling)
     places = [
         (starts[i], starts[j] + len(words[j]))
         for i in range(len(words))
@@ -264,18 +270,7 @@ LONG = {
 def test_time_grows_linearly_with_the_text(piece):
     detector = SpanDetector([*VOCABULARY, *(f"alpha{i} beta{i}" for i in range(140))])
 
-    def seconds(n):
-        text = (piece * (n // len(piece) + 1))[:n]
-        took = []
-        for _ in range(2):
-            begun = time.process_time()
-            detector.find(text)
-            took.append(time.process_time() - begun)
-        return min(took)
-
-    whole = seconds(100_000)
-    assert whole < 5
-    assert whole < 30 * max(seconds(10_000), 0.005)
+    assert grows_linearly(detector.find, lambda n: (piece * (n // len(piece) + 1))[:n])
 
 
 @pytest.mark.parametrize(
