@@ -92,7 +92,7 @@ def test_entities_are_places_of_the_text_with_b_and_i_merged(recogniser, text, s
     assert [(text[e.start : e.end], e.label) for e in recogniser.entities(text)] == said
 
 
-@pytest.mark.parametrize("before", (0, 1, 7, 9, 10, 11, 12, 13, 14, 20, 33, 60))
+@pytest.mark.parametrize("before", [0, 1, 7, 9, 10, 11, 12, 13, 14, 20, 33, 60])
 def test_a_text_longer_than_the_model_is_seen_wherever_the_entity_is(recogniser, before):
     text = "the " * before + "hot body" + " the" * 40
     assert recogniser.entities(text) == [Entity(4 * before, 4 * before + 8, "TEMP")]
