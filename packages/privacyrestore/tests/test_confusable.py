@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipogram.errors import InvalidSetting, MissingAsset
-from privacyrestore.audit import audit
+from privacyrestore.auditing import audit
 from privacyrestore.confusable import anonymity, cluster_groups, confusable_bank, named_groups
 from privacyrestore.mechanisms import Exact
 from privacyrestore.restoration_bank import RestorationBank

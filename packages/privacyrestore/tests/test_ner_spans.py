@@ -98,6 +98,13 @@ def test_a_text_longer_than_the_model_is_seen_wherever_the_entity_is(recogniser,
     assert recogniser.entities(text) == [Entity(4 * before, 4 * before + 8, "TEMP")]
 
 
+def test_a_tokenizer_that_knows_no_length_takes_the_models():
+    endless = a_tokenizer(longest=10**30)
+    text = "the " * 60 + "hot body"
+    assert NerRecogniser(a_model(), endless).entities(text) == [Entity(240, 248, "TEMP")]
+    assert endless.model_max_length == 10**30
+
+
 def test_a_model_in_a_folder_sees_the_same(recogniser, tmp_path):
     a_model().save_pretrained(tmp_path)
     a_tokenizer().save_pretrained(tmp_path)

@@ -1,5 +1,6 @@
 """Presidio beside the dictionary: its real analyzer, over a pipeline without a model."""
 
+import importlib.util
 import sys
 
 import pytest
@@ -9,13 +10,17 @@ from privacyrestore.presidio_spans import PresidioRecogniser
 from privacyrestore.span_detector import Entity, SpanDetector
 from privacyrestore.span_removal import remove_spans
 
-presidio = pytest.importorskip("presidio_analyzer")
-spacy = pytest.importorskip("spacy")
+# Importing it takes seconds, so those who only collect the tests do not.
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("presidio_analyzer") is None, reason="Presidio is not installed"
+)
 
 
 @pytest.fixture(scope="module")
 def analyzer():
     """One of a user's own, which knows numbers of rooms and doubtful words."""
+    import presidio_analyzer as presidio
+    import spacy
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
 
     engine = SpacyNlpEngine(models=[{"lang_code": "en", "model_name": "blank"}])

@@ -203,6 +203,7 @@ LONG = {
     "blanks after": lambda n: "fever" + " " * n,
     "blanks before": lambda n: " " * n + "fever",
     "blanks within a list": lambda n: "a, b" + " " * n + "and fever x",
+    "blanks elsewhere": lambda n: "fever x" + " " * n + "y",
     "lines": lambda n: "fever" + "\n" * n + "x",
     "commas": lambda n: "fever" + ",  " * (n // 3) + "x",
     "brackets": lambda n: "(" * (n // 2) + "fever" + ")" * (n // 2),

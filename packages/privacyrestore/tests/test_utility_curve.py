@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lipogram.errors import InvalidProbes, InvalidSetting
-from privacyrestore.audit import audit
+from privacyrestore.auditing import audit
 from privacyrestore.mechanisms import Exact, Full, Gaussian, Subspace
 from privacyrestore.span_attacks import RECOVERY_ATTACKS
 from privacyrestore.utility_curve import (

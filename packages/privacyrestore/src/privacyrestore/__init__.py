@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from privacyrestore.answer import Answer as Answer
-    from privacyrestore.answer_pairs import answer_pairs as answer_pairs
     from privacyrestore.attention_weights import AwaWeigher as AwaWeigher
     from privacyrestore.attention_weights import UniformWeigher as UniformWeigher
-    from privacyrestore.audit import audit as audit
     from privacyrestore.audit_report import AuditReport as AuditReport
+    from privacyrestore.auditing import audit as audit
     from privacyrestore.bank_training import train_bank as train_bank
     from privacyrestore.batch_engine import BatchEngine as BatchEngine
     from privacyrestore.client import PrivacyClient as PrivacyClient
+    from privacyrestore.confusable import anonymity as anonymity
     from privacyrestore.confusable import cluster_groups as cluster_groups
     from privacyrestore.confusable import confusable_bank as confusable_bank
+    from privacyrestore.curve_figure import plot_curve as plot_curve
     from privacyrestore.engine_request import Request as Request
     from privacyrestore.evaluation import evaluate as evaluate
     from privacyrestore.guarantee import Guarantee as Guarantee
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from privacyrestore.mechanisms import Gaussian as Gaussian
     from privacyrestore.mechanisms import Subspace as Subspace
     from privacyrestore.mechanisms import make_mechanism as make_mechanism
+    from privacyrestore.model_answers import answer_pairs as answer_pairs
     from privacyrestore.multiple_choice import mc_scores as mc_scores
     from privacyrestore.pri_datasets import load_questions as load_questions
     from privacyrestore.pri_datasets import load_spans as load_spans
@@ -55,14 +57,15 @@ __version__ = version("lipogram-privacyrestore")
 
 _NAMES = {
     "answer": ("Answer",),
-    "answer_pairs": ("answer_pairs",),
+    "model_answers": ("answer_pairs",),
     "attention_weights": ("AwaWeigher", "UniformWeigher"),
-    "audit": ("audit",),
+    "auditing": ("audit",),
     "audit_report": ("AuditReport",),
     "bank_training": ("train_bank",),
     "batch_engine": ("BatchEngine",),
     "client": ("PrivacyClient",),
-    "confusable": ("cluster_groups", "confusable_bank"),
+    "confusable": ("anonymity", "cluster_groups", "confusable_bank"),
+    "curve_figure": ("plot_curve",),
     "engine_request": ("Request",),
     "evaluation": ("evaluate",),
     "guarantee": ("Guarantee",),
@@ -92,5 +95,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'privacyrestore' has no attribute {name!r}")
     value = getattr(import_module(f"privacyrestore.{_MODULES[name]}"), name)
-    globals()[name] = value  # `import privacyrestore.audit` would else put the module in its place
+    globals()[name] = (
+        value  # `import privacyrestore.auditing` would else put the module in its place
+    )
     return value

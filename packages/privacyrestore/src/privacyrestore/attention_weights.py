@@ -84,7 +84,7 @@ class AwaWeigher:
             raise InvalidSetting("weighing needs the encoder's tokenizer, one that gives offsets")
         model.set_attn_implementation("eager")
         self._model, self._tokenizer = model.eval(), tokenizer
-        self._content = _length(model, tokenizer) - tokenizer.num_special_tokens_to_add()
+        self._content = window_length(model, tokenizer) - tokenizer.num_special_tokens_to_add()
         if self._content < 2:
             raise InvalidSetting("the encoder has no room for two tokens of a text")
 
@@ -167,7 +167,7 @@ def _kinds(text: str, spans: Sequence[Located]) -> dict[int, list[tuple[int, int
     return kinds
 
 
-def _length(model: Any, tokenizer: Any) -> int:
+def window_length(model: Any, tokenizer: Any) -> int:
     """Tokens that the encoder takes, special ones included."""
     longest = int(model.config.max_position_embeddings)
     if model.config.model_type in _PADDED_POSITIONS:

@@ -12,12 +12,14 @@ from lipogram.console import show
 
 if TYPE_CHECKING:
     from privacyrestore.client import PrivacyClient
+    from privacyrestore.mechanisms import Mechanism
+    from privacyrestore.restoration_bank import RestorationBank
 
 Server = Annotated[str, typer.Option(help="https://HOST[:PORT]; plain http to this machine only.")]
 Bank = Annotated[
     str, typer.Option(help="Folder of the bank, or its SHA-256, to load it from the server.")
 ]
-Mechanism = Annotated[str, typer.Option(help="subspace, full, gaussian.")]
+MechanismName = Annotated[str, typer.Option(help="subspace, full, gaussian.")]
 Epsilon = Annotated[float | None, typer.Option(help="Metric ε; local ε for gaussian.")]
 Delta = Annotated[float | None, typer.Option(help="δ, for gaussian.")]
 Weights = Annotated[
@@ -27,6 +29,9 @@ Budget = Annotated[float | None, typer.Option(help="Worst-case local ε a subjec
 Ledger = Annotated[Path | None, typer.Option(help="Its file; in the state folder if not given.")]
 Subject = Annotated[str, typer.Option(help="Whom the text is about; budgets are each one's own.")]
 Served = Annotated[str | None, typer.Option(help="The model to ask for; the bank's if not given.")]
+Audit = Annotated[
+    Path | None, typer.Option(help="What `audit --out` wrote for this bank, mechanism and ε.")
+]
 KeyFile = Annotated[Path | None, typer.Option(help="File with the server's API key.")]
 
 
@@ -34,7 +39,7 @@ def ask(
     text: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
     server: Server,
     bank: Bank,
-    mechanism: Mechanism = "subspace",
+    mechanism: MechanismName = "subspace",
     epsilon: Epsilon = None,
     delta: Delta = None,
     weights: Weights = "uniform",
@@ -43,6 +48,7 @@ def ask(
     subject: Subject = "default",
     model: Served = None,
     api_key_file: KeyFile = None,
+    audit: Audit = None,
     max_tokens: Annotated[int, typer.Option(help="Of the answer.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest.")] = 0.0,
     show_wire: Annotated[
@@ -55,7 +61,7 @@ def ask(
     """Ask a question whose spans stay here, and say what asking it gave away."""
     client = make_client(
         server, bank, mechanism, epsilon, delta, weights, budget, ledger, subject, model,
-        api_key_file,
+        api_key_file, audit,
     )  # fmt: skip
     question = sys.stdin.read() if text == "-" else text
     messages = [{"role": "user", "content": question}]
@@ -113,6 +119,7 @@ def make_client(
     subject: str,
     model: str | None,
     api_key_file: Path | None,
+    audit: Path | None,
 ) -> PrivacyClient:
     """A client as the options of a command say."""
     from privacyrestore.attention_weights import AwaWeigher, UniformWeigher
@@ -137,4 +144,23 @@ def make_client(
         transport,
         subject,
         model=model,
+        audited=None if audit is None else _audited(audit, held, chosen),
     )
+
+
+def _audited(path: Path, bank: RestorationBank, mechanism: Mechanism) -> float:
+    """The share of spans that an audit of this very bank and mechanism recovered."""
+    import json
+
+    from lipogram.errors import InvalidSetting
+
+    try:
+        held = json.loads(path.read_bytes())
+        same = held["bank"] == bank.sha256
+        same &= held["guarantee"] == mechanism.guarantee(bank).as_json()
+        recovered = float(held["attacks"][held["strongest"]]["recall"]["value"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InvalidSetting(f"{path} is no report of `audit --out`") from None
+    if not same:
+        raise InvalidSetting(f"{path} is about another bank, mechanism or ε than the one asked for")
+    return recovered

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lipogram.console import say, show
-from privacyrestore.cli_client import Delta, Epsilon, Mechanism
+from privacyrestore.cli_client import Delta, Epsilon, MechanismName
 
 if TYPE_CHECKING:
     from privacyrestore.restoration_bank import RestorationBank
@@ -26,7 +26,7 @@ Out = Annotated[Path | None, typer.Option(help="JSON file of the figures.")]
 def audit(
     bank: Folder,
     questions: Questions,
-    mechanism: Mechanism = "subspace",
+    mechanism: MechanismName = "subspace",
     epsilon: Epsilon = None,
     delta: Delta = None,
     releases: Annotated[
@@ -39,7 +39,7 @@ def audit(
 ) -> None:
     """Attack simulated messages as their server could: how many spans come back?"""
     from lipogram.report import Table
-    from privacyrestore.audit import audit as run_audit
+    from privacyrestore.auditing import audit as run_audit
     from privacyrestore.mechanisms import make_mechanism
     from privacyrestore.restoration_bank import RestorationBank
 
@@ -62,7 +62,7 @@ def evaluate(
     bank: Folder,
     questions: Questions,
     epsilons: Annotated[str, typer.Option(help="By commas.")] = "10,30,100,300",
-    mechanism: Mechanism = "subspace",
+    mechanism: MechanismName = "subspace",
     delta: Delta = None,
     template: Annotated[str | None, typer.Option(help="Prompt with {question} in it.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions a forward pass.")] = 8,

@@ -86,7 +86,7 @@ def answers(
 ) -> None:
     """Write the frozen model's own answers, with the spans and without: what training prefers."""
     from lipogram.llm import load_model
-    from privacyrestore.answer_pairs import answer_pairs
+    from privacyrestore.model_answers import answer_pairs
 
     _, rows = _read(questions, spans, first)
     loaded = load_model(model)
@@ -257,7 +257,7 @@ def _training_rows(
 ) -> list[Any]:
     """The questions with the model's own answers, written first where they are missing."""
     from lipogram.errors import InvalidSetting
-    from privacyrestore.answer_pairs import answer_pairs
+    from privacyrestore.model_answers import answer_pairs
     from privacyrestore.training_rows import TrainingRow
 
     own: list[Any] = [None] * len(rows)

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from privacyrestore.cli_client import (
+    Audit,
     Bank,
     Budget,
     Delta,
     Epsilon,
     KeyFile,
     Ledger,
-    Mechanism,
+    MechanismName,
     Served,
     Server,
     Subject,
@@ -72,7 +73,7 @@ def serve(
 def proxy(
     server: Server,
     bank: Bank,
-    mechanism: Mechanism = "subspace",
+    mechanism: MechanismName = "subspace",
     epsilon: Epsilon = None,
     delta: Delta = None,
     weights: Weights = "uniform",
@@ -81,6 +82,7 @@ def proxy(
     subject: Subject = "default",
     model: Served = None,
     api_key_file: KeyFile = None,
+    audit: Audit = None,
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8001,
     token_file: Annotated[
         Path | None, typer.Option(help="File with the key that local apps must give.")
@@ -91,7 +93,7 @@ def proxy(
 
     client = make_client(
         server, bank, mechanism, epsilon, delta, weights, budget, ledger, subject, model,
-        api_key_file,
+        api_key_file, audit,
     )  # fmt: skip
     typer.echo(client.guarantee.sentence())
     token = None if token_file is None else token_file.read_text(encoding="utf-8").strip()

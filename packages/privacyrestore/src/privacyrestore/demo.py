@@ -75,10 +75,6 @@ def _run(run: Run, seed: int, progress: Callable[[str], None]) -> dict[str, Any]
     progress("training a small model on the world, then the bank")
     study = WorldStudy.make(seed, folder=run.folder / "training")
     orderings = study.orderings()
-    progress("asking over a real connection")
-    exchange = _exchange(study, run.folder)
-    for name, said in exchange["answers"].items():
-        progress(f"  {name}: {said}")
     progress("attacking what arrives, at every ε")
     shared = _shared_bank(study)
     curves = {
@@ -90,8 +86,12 @@ def _run(run: Run, seed: int, progress: Callable[[str], None]) -> dict[str, Any]
     }
     figure = run.figure("curve.svg")
     plot_curve(curves, figure)
-    means = {name: float(right.mean()) for name, right in orderings.items()}
     at = {name: _at(points, SHOWN) for name, points in curves.items()}
+    progress("asking over a real connection")
+    exchange = _exchange(study, run.folder, at["subspace"].recovery)
+    for name, said in exchange["answers"].items():
+        progress(f"  {name}: {said}")
+    means = {name: float(right.mean()) for name, right in orderings.items()}
     headline: dict[str, Any] = {
         "right, all findings sent": means["full"],
         "right, spans removed": means["removed"],
@@ -125,7 +125,7 @@ def _run(run: Run, seed: int, progress: Callable[[str], None]) -> dict[str, Any]
     return summary
 
 
-def _exchange(study: WorldStudy, folder: Path) -> dict[str, Any]:
+def _exchange(study: WorldStudy, folder: Path, audited: float) -> dict[str, Any]:
     """One question to a real server: the three answers, and the bytes that left for the last."""
     case = study.cases[_telling_case(study)]
     messages = [{"role": "user", "content": case.question}]
@@ -138,6 +138,7 @@ def _exchange(study: WorldStudy, folder: Path) -> dict[str, Any]:
             UniformWeigher(),
             ledger,
             transport,
+            audited=audited,
         )
         client.check_server()
         prepared = client.prepare_chat(messages, max_tokens=MAX_TOKENS, temperature=0)

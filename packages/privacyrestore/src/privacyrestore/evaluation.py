@@ -13,8 +13,8 @@ from torch import Tensor
 from lipogram.errors import InvalidProbes
 from lipogram.llm.forward import evaluating
 from lipogram.llm.text import pad_id
-from privacyrestore.audit import audit
 from privacyrestore.audit_report import AuditReport
+from privacyrestore.auditing import audit
 from privacyrestore.mechanisms import Mechanism
 from privacyrestore.multiple_choice import MultipleChoice, mc_of
 from privacyrestore.restoration import Restoration

@@ -8,6 +8,7 @@ from typing import Any
 
 from lipogram.errors import InvalidSetting
 from lipogram.llm.hub import hub_folder
+from privacyrestore.attention_weights import window_length
 from privacyrestore.span_detector import Entity
 
 _KIND = "ForTokenClassification"
@@ -41,7 +42,7 @@ class NerRecogniser:
             raise InvalidSetting(f"{type(model).__name__} is no model {_KIND}")
         if tokenizer is None or not tokenizer.is_fast:
             raise InvalidSetting("recognising needs the model's tokenizer, one that gives offsets")
-        longest = min(model.config.max_position_embeddings, tokenizer.model_max_length)
+        longest = window_length(model, tokenizer)
         tokenizer = deepcopy(tokenizer)
         tokenizer.model_max_length = longest  # which is how the pipeline cuts windows
         overlap = (longest - tokenizer.num_special_tokens_to_add()) // 4

@@ -79,7 +79,7 @@ def prompt_injection(
         template: how it is put to the model; None for its chat template.
         max_new_tokens: of the free answers.
         prior_sets: for the level of chance and between spans of one vector, as for
-            :func:`privacyrestore.audit.audit`.
+            :func:`privacyrestore.auditing.audit`.
         seed: of halves and bootstrap.
 
     Raises:

@@ -54,7 +54,7 @@ class TrainingRow:
     """A question without its spans, and what is to be answered.
 
     Answers are texts, with the leading blank that the prompt needs, or token ids, as
-    :mod:`~privacyrestore.answer_pairs` keeps them.
+    :mod:`~privacyrestore.model_answers` keeps them.
 
     Attributes:
         question_removed: q⁻.

@@ -110,7 +110,7 @@ def utility_recovery_curve(
         span_sets: of B queries; those without spans count for the utility alone.
         weights: of each query's spans; None for equal ones.
         attacks: that are told how many spans there are; the strongest counts.
-        prior_sets: as for :func:`privacyrestore.audit.audit`.
+        prior_sets: as for :func:`privacyrestore.auditing.audit`.
         seed: of noise, halves and bootstrap; the same noise, scaled, at each ε.
 
     Raises:

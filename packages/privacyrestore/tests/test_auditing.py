@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lipogram.errors import InvalidProbes, InvalidSetting
-from privacyrestore.audit import ATTACKS, audit
+from privacyrestore.auditing import ATTACKS, audit
 from privacyrestore.mechanisms import Exact, Gaussian, Subspace
 from privacyrestore.restoration_bank import RestorationBank
 from privacyrestore.span_attacks import RECOVERY_ATTACKS

@@ -5,7 +5,7 @@ import torch
 
 from lipogram.errors import CorruptState, InvalidSetting, RunMismatch
 from lipogram.llm import generate, tiny_random
-from privacyrestore.answer_pairs import answer_pairs
+from privacyrestore.model_answers import answer_pairs
 from privacyrestore.training_rows import PromptTemplate, encode_answers
 
 QUESTIONS = [(f"case {i}: mild cough, rash?", f"case {i}: rash?") for i in range(5)]
