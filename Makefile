@@ -34,9 +34,9 @@ $(bin)/uv:
 test: .venv/.ready .venv-simuleval/.ready
 	$(bin)/python -m pytest --numprocesses 2 --dist loadfile
 
-## test-NAME: one package's tests
+## test-NAME: one package's tests, on two workers
 $(packages:%=test-%): test-%: .venv/.ready
-	$(bin)/python -m pytest packages/$*
+	$(bin)/python -m pytest --numprocesses 2 --dist loadfile packages/$*
 test-psfuture: .venv-simuleval/.ready
 
 ## test-shared: the tests of lipogram itself

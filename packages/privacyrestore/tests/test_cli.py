@@ -141,7 +141,7 @@ def test_from_heads_to_a_bank(called, place, tmp_path):
     assert (len(bank.sites), bank.gamma, bank.vocabulary) == (3, 0.7, tuple(SPANS))
     code, out, err = called("bank-info", tmp_path / "bank")
     assert code == 0, err
-    assert bank.sha256 in out.replace("\n", "")
+    assert f"sha256: {bank.sha256}" in out
     assert "worst-case local ε" in out
     code, out, err = called(
         "confuse", tmp_path / "bank", "--n-groups", "2", "--out", tmp_path / "shared"
@@ -180,7 +180,7 @@ def test_served_asked_and_proxied(called, place, tmp_path):
         assert code == 0, err
         assert SPANS[0] not in out
         assert '"privacy_restore"' in out
-        assert "1 release, worst-case local ε" in err
+        assert "1 release, metric ε 20, worst-case local ε 40" in err
         code, again, err = called("ask", question, *asking, *ledger, "--dry-run")
         assert code == 0, err
         assert (

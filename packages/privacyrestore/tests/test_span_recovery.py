@@ -55,7 +55,7 @@ def recalls(bank, mechanism, sets, attacks=RECOVERY_ATTACKS, **settings):
         (Subspace(75.0), 0.68, 0.05),
         (Subspace(149.0), 0.98, 0.025),
         (Full(1000.0), 0.77, 0.05),
-        (Full(75.0), 0.034, 0.035),
+        (Full(75.0), 0.06, 0.03),
     ],
 )
 def test_recovery_is_that_of_an_independent_simulation(wide, mechanism, expected, within):

@@ -180,7 +180,6 @@ def bank_info(bank: Annotated[Path, typer.Argument(help="Folder of the bank.")])
 
     held = RestorationBank.load(bank)
     rows: list[list[Any]] = [
-        ["sha256", held.sha256],
         ["model", f"{held.model.name}, {held.model.n_layers} layers of {held.model.n_heads} heads"],
         ["span types", str(len(held.vocabulary))],
         ["vectors", str(len(held.vectors))],
@@ -191,6 +190,7 @@ def bank_info(bank: Annotated[Path, typer.Argument(help="Folder of the bank.")])
         ["trained on", held.statement or "not said"],
     ]
     show(Table(["", "bank"], rows))
+    typer.echo(f"sha256: {held.sha256}")
     typer.echo(f"A release at ε = 30, say. {Subspace(30.0).guarantee(held).sentence()}")
 
 
