@@ -20,6 +20,7 @@ from lipogram.console import say, show
 from lipogram.llm.loaded import LoadedModel, ModelInfo, describe_weights
 from lipogram.report import Table
 from privacyrestore.confusable import confusable_bank
+from privacyrestore.curve_figure import plot_curve
 from privacyrestore.diagnosis_world import DiagnosisWorld
 from privacyrestore.mechanisms import Full, Gaussian, Subspace
 from privacyrestore.restoration_bank import RULES, RestorationBank
@@ -134,8 +135,11 @@ def main() -> None:
             rows.append([rule, seed, *(float(v.mean()) for v in right.values()), *gaps])
             held[rule].append(curves_of(made, seed))
     names = ["full", "removed", "restored", "another's", "untrained"]
-    gap_names = [f"gap: {name}" for name in names[2:]]
-    show(Table(["rule", "seed", *names, *gap_names], rows), "Right answers, no noise")
+    gap_names = [f"gap {name}" for name in names[2:]]
+    for begin, end in ((2, 7), (7, 10)):  # as wide as a terminal
+        some = [[row[0], row[1], *row[begin:end]] for row in rows]
+        heads = ["rule", "seed", *[*names, *gap_names][begin - 2 : end - 2]]
+        show(Table(heads, some), "Right answers, no noise")
     merged = {
         rule: {name: pooled([curves[name] for curves in all_curves]) for name in all_curves[0]}
         for rule, all_curves in held.items()
@@ -169,6 +173,7 @@ def main() -> None:
     ]
     show(Table(["right answers", "at recovery", "difference"], compared, digits=1))
     options.folder.mkdir(parents=True, exist_ok=True)
+    plot_curve(ours, options.folder / "curve.png", utility="right answers")
     (options.folder / "study.json").write_text(
         json.dumps({"orderings": rows, "points": points, "compared": compared}, indent=1)
     )

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from privacyrestore.mechanisms import make_mechanism as make_mechanism
     from privacyrestore.model_answers import answer_pairs as answer_pairs
     from privacyrestore.multiple_choice import mc_scores as mc_scores
+    from privacyrestore.ner_spans import NerRecogniser as NerRecogniser
+    from privacyrestore.presidio_spans import PresidioRecogniser as PresidioRecogniser
     from privacyrestore.pri_datasets import load_questions as load_questions
     from privacyrestore.pri_datasets import load_spans as load_spans
     from privacyrestore.proxy import create_proxy as create_proxy
@@ -73,6 +75,8 @@ _NAMES = {
     "ledger": ("PrivacyLedger",),
     "mechanisms": ("Exact", "Full", "Gaussian", "Subspace", "make_mechanism"),
     "multiple_choice": ("mc_scores",),
+    "ner_spans": ("NerRecogniser",),
+    "presidio_spans": ("PresidioRecogniser",),
     "pri_datasets": ("load_questions", "load_spans"),
     "proxy": ("create_proxy", "serve_proxy"),
     "restoration": ("restored",),

