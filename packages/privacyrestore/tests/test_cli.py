@@ -159,6 +159,13 @@ def test_audit_and_eval(called, place, tmp_path):
     figures = json.loads((tmp_path / "a.json").read_text())
     assert figures["guarantee"]["metric_epsilon"] == 50
     code, out, err = called(
+        "audit", *questions, "--epsilon", "50", "--first", "12", "--model", place / "model",
+        "--out", tmp_path / "p.json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "prompt injection, likelihood" in out
+    assert "by_text" in json.loads((tmp_path / "p.json").read_text())["prompt_injection"]
+    code, out, err = called(
         "eval", *questions, "--model", place / "model", "--epsilons", "20", "--first", "9",
         "--template", "{question}", "--out", tmp_path / "e.json",
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,8 @@ from lipogram.console import say, show
 from privacyrestore.cli_client import Delta, Epsilon, MechanismName
 
 if TYPE_CHECKING:
+    from privacyrestore.mechanisms import Mechanism
+    from privacyrestore.prompt_injection import PromptInjection
     from privacyrestore.restoration_bank import RestorationBank
 
 Folder = Annotated[Path, typer.Option("--bank", help="Folder of the bank.")]
@@ -33,6 +36,9 @@ def audit(
         int, typer.Option(help="Also attack the mean of so many fresh releases.")
     ] = 1,
     unsafe: Annotated[bool, typer.Option("--unsafe", help="Allow the mechanism none.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Also ask this model, the server's, what was taken out.")
+    ] = None,
     first: First = None,
     out: Out = None,
     seed: Seed = 0,
@@ -45,16 +51,22 @@ def audit(
 
     chosen = make_mechanism(mechanism, epsilon, delta, unsafe=unsafe)
     held = RestorationBank.load(bank)
-    sets = [row.span_ids for row in _rows(questions, held, first)]
-    report = run_audit(held, chosen, sets, releases=releases, seed=seed)
+    asked = _rows(questions, held, first)
+    report = run_audit(held, chosen, [row.span_ids for row in asked], releases=releases, seed=seed)
+    recoveries, figures = dict(report.recoveries), report.as_json()
+    if model is not None:
+        found = _injection(model, held, chosen, asked, seed)
+        recoveries["prompt injection, likelihood"] = found.by_likelihood
+        recoveries["prompt injection, what it writes"] = found.by_text
+        figures["prompt_injection"] = asdict(found)
     rows: list[list[Any]] = [
         [name, str(found.recall), str(found.exact), f"{found.chance['recall']:.1%}"]
-        for name, found in report.recoveries.items()
+        for name, found in recoveries.items()
     ]
     show(Table(["attack", "spans recovered", "whole sets", "chance"], rows))
     typer.echo(report.sentence())
     if out is not None:
-        _write(out, report.as_json())
+        _write(out, figures)
 
 
 def evaluate(
@@ -101,6 +113,37 @@ def evaluate(
 
 COMMANDS = (audit,)
 NAMED = {"eval": evaluate}
+
+
+def _injection(
+    model: str, bank: RestorationBank, mechanism: Mechanism, asked: list[Any], seed: int
+) -> PromptInjection:
+    """The attack that asks the server's model, restored by simulated releases."""
+    import torch
+
+    from lipogram.llm import load_model
+    from privacyrestore.prompt_injection import prompt_injection
+    from privacyrestore.span_detector import SpanDetector
+    from privacyrestore.span_removal import remove_spans
+
+    loaded = load_model(model, dtype="float32")
+    detector = SpanDetector(bank.vocabulary, bank.aliases)
+    rows = [row for row in asked if row.span_ids]
+    meta = torch.stack(
+        [
+            mechanism.restore(bank, mechanism.release(bank, bank.signal(row.span_ids), seed + i))
+            for i, row in enumerate(rows)
+        ]
+    )
+    return prompt_injection(
+        loaded.model,
+        loaded.tokenizer,
+        bank,
+        meta,
+        [remove_spans(row.question, detector).text for row in rows],
+        [row.span_ids for row in rows],
+        seed=seed,
+    )
 
 
 def _rows(questions: Path, bank: RestorationBank, first: int | None) -> list[Any]:
