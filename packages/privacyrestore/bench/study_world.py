@@ -173,7 +173,8 @@ def main() -> None:
     ]
     show(Table(["right answers", "at recovery", "difference"], compared, digits=1))
     options.folder.mkdir(parents=True, exist_ok=True)
-    plot_curve(ours, options.folder / "curve.png", utility="right answers")
+    removed = float(np.mean([row[3] for row in rows]))
+    plot_curve(ours, options.folder / "curve.png", utility="right answers", removed=removed)
     (options.folder / "study.json").write_text(
         json.dumps({"orderings": rows, "points": points, "compared": compared}, indent=1)
     )

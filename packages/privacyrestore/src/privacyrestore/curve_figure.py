@@ -34,6 +34,7 @@ def plot_curve(
     *,
     utility: str = "utility",
     chance: float | None = None,
+    removed: float | None = None,
     title: str = "What is restored, and what is recovered",
 ) -> None:
     """Utility over span recovery; each point carries its ε.
@@ -45,6 +46,7 @@ def plot_curve(
         path: `.png` or `.svg`.
         utility: name of the vertical axis.
         chance: recovery by guessing the most frequent spans, drawn as a line.
+        removed: utility of the cleaned texts alone, drawn as a line.
         title: above the figure.
 
     Raises:
@@ -72,15 +74,22 @@ def plot_curve(
             elinewidth=0.8,
             marker="o",
             markersize=4,
+            label=short(name),
             zorder=3,
         )
+        told: list[CurvePoint] = []
         for point in own:
-            label = "no noise" if point.epsilon is None else f"ε {point.epsilon:g}"
-            _label(axes, label, point, (4, 5), color=colour, fontsize=7)
-        _label(axes, short(name), own[0], (-4, 15), color=colour, fontsize=9, fontweight="bold")
+            if all(_apart(point, other) for other in told):
+                label = "no noise" if point.epsilon is None else f"ε {point.epsilon:g}"
+                _label(axes, label, point, color=colour)
+                told.append(point)
     if chance is not None:
         axes.axvline(chance, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
+    if removed is not None:
+        axes.axhline(removed, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
+        plain(axes.text(0.005, removed, "spans removed", color=MUTED, fontsize=8, va="bottom"))
     axes.set_xlim(0, 1.08)
+    axes.legend(loc="upper left", frameon=False, fontsize=8)
     headline(axes, title)
     plain(
         axes.set_xlabel(
@@ -92,6 +101,13 @@ def plot_curve(
         save(figure, Path(path))
 
 
-def _label(axes: Axes, text: str, point: CurvePoint, offset: tuple[int, int], **style: Any) -> None:
+def _apart(one: CurvePoint, other: CurvePoint) -> bool:
+    """Whether two labels have room beside each other."""
+    return abs(one.recovery - other.recovery) > 0.05 or abs(one.utility - other.utility) > 0.05
+
+
+def _label(axes: Axes, text: str, point: CurvePoint, **style: Any) -> None:
     where = (point.recovery, point.utility)
-    plain(axes.annotate(text, where, xytext=offset, textcoords="offset points", **style))
+    plain(
+        axes.annotate(text, where, xytext=(4, -9), textcoords="offset points", fontsize=7, **style)
+    )

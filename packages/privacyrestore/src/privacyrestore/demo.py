@@ -85,7 +85,8 @@ def _run(run: Run, seed: int, progress: Callable[[str], None]) -> dict[str, Any]
         ),
     }
     figure = run.figure("curve.svg")
-    plot_curve(curves, figure)
+    removed = float(orderings["removed"].mean())
+    plot_curve(curves, figure, utility="right answers", removed=removed)
     at = {name: _at(points, SHOWN) for name, points in curves.items()}
     progress("asking over a real connection")
     exchange = _exchange(study, run.folder, at["subspace"].recovery)
