@@ -154,7 +154,7 @@ def train(
     loaded = load_model(model, dtype="float32")
     begun = HeadSelection.load(selection).bank(
         vocabulary,
-        identify(loaded.model, loaded.info.spec),
+        identify(loaded.model, Path(model).name if Path(model).exists() else model),
         rule=rule,
         gamma=gamma,
         aliases=_aliases(aliases),

@@ -197,7 +197,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="</s>",
         chat_template="<s>{% for message in messages %} {{ message['content'] }}{% endfor %}",
         clean_up_tokenization_spaces=False,
-        model_max_length=128,
+        model_max_length=512,
     )
 
 
@@ -225,7 +225,7 @@ def _config(width: int, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         intermediate_size=2 * width,
         num_hidden_layers=4,
         num_attention_heads=4,
-        max_position_embeddings=256,
+        max_position_embeddings=512,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 RETRIED = (429, 503)
 LARGEST_BANK = 1 << 30
 REASONS = {
-    400: "it does not accept the request; are client and server of one version?",
+    400: "it does not accept the request: fewer tokens may fit its model's context, or client and "
+    "server are of two versions",
     401: "the API key is missing or wrong",
     403: "the API key is not allowed to do this",
     404: "no such path, model or bank",
