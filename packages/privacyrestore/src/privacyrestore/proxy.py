@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lipogram.errors import InvalidSetting, MissingExtra
+from lipogram.errors import InvalidSetting
 
 if TYPE_CHECKING:
     import uvicorn
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from privacyrestore.client import PrivacyClient
 
 __all__ = ["create_proxy", "create_proxy_server", "serve_proxy"]
-
-COMMAND = "pip install 'lipogram-privacyrestore[serve]'"
 
 
 def create_proxy(client: PrivacyClient, *, local_token: str | None = None) -> FastAPI:
@@ -46,12 +44,9 @@ def create_proxy(client: PrivacyClient, *, local_token: str | None = None) -> Fa
 
     Raises:
         InvalidSetting: an empty token, or one that no header can hold.
-        MissingExtra: FastAPI is not installed.
     """
-    try:
-        from privacyrestore.proxy_app import build_app
-    except ModuleNotFoundError as error:
-        raise MissingExtra(str(error.name), COMMAND) from error
+    from privacyrestore.proxy_app import build_app
+
     if local_token is not None and (
         not local_token or not all("!" <= letter <= "~" for letter in local_token)
     ):
@@ -76,12 +71,9 @@ def create_proxy_server(
 
     Raises:
         InvalidSetting: a host that is not loopback, or an address that cannot be had.
-        MissingExtra: uvicorn is not installed.
     """
-    try:
-        import uvicorn
-    except ModuleNotFoundError as error:
-        raise MissingExtra(str(error.name), COMMAND) from error
+    import uvicorn
+
     from privacyrestore.proxy_guard import is_loopback
 
     if not is_loopback(host):

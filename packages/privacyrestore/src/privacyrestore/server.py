@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lipogram.errors import InvalidSetting, MissingExtra
+from lipogram.errors import InvalidSetting
 from privacyrestore.admission import Keys, Limits
 
 if TYPE_CHECKING:
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
     from privacyrestore.batch_engine import BatchEngine
 
-__all__ = ["COMMAND", "Limits", "create_app"]
-
-COMMAND = "pip install 'lipogram-privacyrestore[serve]'"
+__all__ = ["Limits", "create_app"]
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +49,9 @@ def create_app(
 
     Raises:
         InvalidSetting: an API key that no header can carry, or an empty name.
-        MissingExtra: FastAPI is not installed.
     """
-    try:
-        from privacyrestore.http_api import HttpApi
-    except ModuleNotFoundError as error:
-        raise MissingExtra(str(error.name), COMMAND) from error
+    from privacyrestore.http_api import HttpApi
+
     name = _name(engine) if model_name is None else model_name
     if not name:
         raise InvalidSetting("the model's name is empty")

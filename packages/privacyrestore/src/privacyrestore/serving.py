@@ -10,9 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from lipogram.errors import InvalidSetting, MissingAsset, MissingExtra
+from lipogram.errors import InvalidSetting, MissingAsset
 from privacyrestore.proxy_guard import is_loopback
-from privacyrestore.server import COMMAND
 
 if TYPE_CHECKING:
     import uvicorn
@@ -51,14 +50,11 @@ def create_server(
         InvalidSetting: a host that other machines can reach, without TLS and `allow_http`; a
             certificate without a key; an address that cannot be had; files that are no pair.
         MissingAsset: a file that is not there.
-        MissingExtra: uvicorn is not installed.
     """
-    try:
-        import uvicorn
+    import uvicorn
 
-        from privacyrestore.timed_protocol import timed_protocol
-    except ModuleNotFoundError as error:
-        raise MissingExtra(str(error.name), COMMAND) from error
+    from privacyrestore.timed_protocol import timed_protocol
+
     if (certificate is None) != (key is None):
         raise InvalidSetting("a certificate and its key go together; one of them is missing")
     for file in (certificate, key):
