@@ -65,7 +65,7 @@ def test_killed_while_it_saves_one_of_the_two_banks_is_there(tmp_path):
         (tmp_path / f"{i}").write_bytes(bank.to_bytes())
     banks[0].save(tmp_path / "bank")
     command = [sys.executable, "-c", program, tmp_path / "bank", tmp_path / "0", tmp_path / "1"]
-    for delay in (0.05, 0.21, 0.33):
+    for delay in (0.05, 0.3):
         process = subprocess.Popen(command, stdout=subprocess.PIPE)
         process.stdout.readline()
         with pytest.raises(subprocess.TimeoutExpired):
