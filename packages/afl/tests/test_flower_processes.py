@@ -187,13 +187,13 @@ def test_two_nodes_answer_a_third_is_killed_and_nobody_talks_to_strangers(net, s
         words = ["join", net.address, "--insecure", "--name", name, "--data", f"{name}.npz"]
         net.start(name, *words)
     net.wait_for("server", "Activated node_id", times=3)
-    settings = ["minimum-clients=2", "timeout=25", "evaluate=false"]
+    settings = ["minimum-clients=2", "timeout=45", "evaluate=false"]
     options = [w for s in settings for w in ("--set", s)] + ["--out", tmp_path / "out"]
     run = net.start("run", "run", "--superlink", net.address, "--insecure", *options)
-    net.wait_for("west", "train.stats message")
+    net.wait_for("west", "train.stats message", seconds=180)
     net.started["west"].kill()
     net.started["west"].wait(20)  # a dead process that nobody waited for looks alive to its helpers
-    assert run.wait(150) == 0, net.log("run")
+    assert run.wait(300) == 0, net.log("run")
     assert outcome(tmp_path / "out")["missing"] == {"west": "train.stats: no answer in time"}
     assert outcome(tmp_path / "out")["joined"] == ["north", "south"]
     assert off(tmp_path / "out", [silos["north"], silos["south"]]) < 1e-10
