@@ -22,7 +22,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 AT_A_TIME = 2
-# Two pools of threads on the same cores spin against each other: ten times slower, not two.
+# Two pools of threads on the same cores spin against each other.
 THREADS = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
     str(max(1, (os.cpu_count() or 1) // AT_A_TIME)),
