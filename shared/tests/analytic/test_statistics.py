@@ -471,6 +471,43 @@ def test_augmenting_leaves_the_original_bit_identical(storage):
     assert bits(statistics) == before
 
 
+@pytest.mark.parametrize("storage", ["dense", "packed", "factor"])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_widening_is_the_expectation_of_noise_on_every_row(storage, pooled):
+    x, y, w = data(50)
+    root = np.random.default_rng(2).normal(size=(3, D))
+    covariance = root.T @ root
+    statistics = fed(x, y, w, storage=storage, pooled=pooled)
+    before = bits(statistics)
+    wide = statistics.widen(torch.from_numpy(covariance)).reweight()
+    assert bits(statistics) == before
+    # Each row and its mirror image about its mean: noise whose mean and covariance are exact.
+    noise = np.concatenate([sign * np.sqrt(3) * row[None] for row in root for sign in (1, -1)])
+    rows = (x[:, None] + noise).reshape(-1, D)
+    direct = fed(rows, np.repeat(y, 6), np.repeat(w / 6, 6), pooled=pooled).reweight()
+    assert error(wide.gram.tril(), direct.gram.tril()) < 1e-12
+    assert error(wide.cross, direct.cross) < 1e-12
+    assert error(wide.row_sum, direct.row_sum) < 1e-12
+    assert wide.rows == 50
+
+
+def test_widening_reaches_folded_classes():
+    x, y, w = data(50)
+    eye = torch.eye(D, dtype=torch.float64)
+    first = fed(x, y, w).widen(eye).fold({0: 2.0, 1: 3.0}).reweight([2, 3, 1, 1])
+    last = fed(x, y, w).fold({0: 2.0, 1: 3.0}).widen(eye).reweight([2, 3, 1, 1])
+    assert error(first.gram.tril(), last.gram.tril()) < 1e-12
+
+
+def test_covariances_that_do_not_fit():
+    statistics = fed(*data(50)[:2])
+    before = bits(statistics)
+    for covariance in (torch.eye(D + 1), torch.full((D, D), torch.nan), torch.ones(D)):
+        with pytest.raises(IncompatibleFeatures, match=r"\(8, 8\)"):
+            statistics.widen(covariance)
+    assert bits(statistics) == before
+
+
 # ---------------------------------------------------------------------------- float32
 
 

@@ -1,4 +1,4 @@
-"""The algebra of class statistics: one object, seven verbs.
+"""The algebra of class statistics: one object, eight verbs.
 
 Sums are independent of order, batches and machines, so states merge; they can be subtracted, so
 rows can be forgotten; each class has its own, so classes can be re-weighted, moved to another
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lipogram.analytic.blas import matmul
 from lipogram.analytic.class_sums import POOL, ClassSums, Pool, scattered
-from lipogram.analytic.gram import DenseGram
+from lipogram.analytic.gram import DenseGram, from_lower
 from lipogram.analytic.labels import Label
 from lipogram.analytic.rows import uninterrupted
 from lipogram.analytic.solve import RidgeSolution, RidgeSystem
@@ -36,8 +36,8 @@ class ClassStatistics(ClassSums):
     """Mergeable, removable, order-free statistics of a labelled feature stream.
 
     Verbs: ``update`` (and everything else about rows, see :class:`ClassSums`, which has the
-    arguments), ``merge``, ``remove``, ``reweight``, ``augment``, ``transport``, ``solve``; ``fold``
-    and ``drop`` end a class.
+    arguments), ``merge``, ``remove``, ``reweight``, ``augment``, ``widen``, ``transport`` and
+    ``solve``; ``fold`` and ``drop`` end a class.
     """
 
     # ------------------------------------------------------------------ merge, remove, drop, fold
@@ -235,6 +235,30 @@ class ClassStatistics(ClassSums):
         if POOL in self.store.grams:
             moved._pool = Pool(self._pool.row_sum @ each[POOL], self._pool.mass, self._pool.energy)
         return moved
+
+    def widen(self, covariance: Tensor) -> Self:
+        """Statistics of the same rows with independent noise of mean 0 on each: ``A + m Σ``.
+
+        The exact expectation of drawing it: c and N stay, ``A_y ← A_y + m_y Σ`` with the class's
+        mass m_y, and a pooled sum grows by all the mass in it.
+
+        Args:
+            covariance: Σ (d, d) symmetric positive semi-definite, on this device.
+
+        Raises:
+            IncompatibleFeatures: another shape, or not finite.
+        """
+        d = self.n_features
+        if tuple(covariance.shape) != (d, d) or not bool(torch.isfinite(covariance).all()):
+            raise IncompatibleFeatures(
+                f"a covariance of shape {tuple(covariance.shape)} is not ({d}, {d}) and finite"
+            )
+        wide = self.copy()
+        spread = covariance.detach().double()
+        for slot in wide.store.grams:
+            mass = self._pool.mass if slot == POOL else float(self._mass[slot])
+            wide.store.add(slot, from_lower(spread * mass, "dense"))
+        return wide
 
     def augment(self, features: Any, labels: Any, *, sample_weight: Any = None) -> Self:
         """A copy with rows added that these statistics themselves never see (pseudo-features)."""
