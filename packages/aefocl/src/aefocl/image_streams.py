@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +78,7 @@ def emoji_stream(
     image_size: int = 112,
     test_share: float = 0.25,
     seed: int = 0,
+    folders: Mapping[str, Path] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Stream:
     """Emoji vendor by vendor: the same things drawn in another style in each segment.
@@ -91,6 +92,7 @@ def emoji_stream(
         image_size: side in pixels.
         test_share: share of each group that is tested on.
         seed: of the split.
+        folders: where each vendor's drawings lie, by the vendor's name; None takes the assets.
         progress: told which vendor is worked on.
 
     Raises:
@@ -103,6 +105,7 @@ def emoji_stream(
         image_size=image_size,
         test_share=test_share,
         seed=seed,
+        folders=folders,
         progress=progress,
     )
     n_vendors = len(emoji.vendors)
