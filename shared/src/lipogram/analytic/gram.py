@@ -101,9 +101,14 @@ class Gram(ABC):
         """A as a new symmetric tensor."""
         return symmetric(self.lower())
 
-    def transport(self, operator: Float[Tensor, "d e"]) -> Gram:
-        """``Tᵀ A T`` as a new Gram of width e, in this storage."""
-        moved = matmul(operator.T.contiguous(), matmul(self.full(), operator))
+    def transport(self, *operators: Tensor) -> Gram:
+        """``Tᵀ A T`` as a new Gram, in this storage; T is the product of the operators in order.
+
+        The product itself is never formed, so a T of low rank costs what its factors cost.
+        """
+        moved = self.full()
+        for operator in operators:
+            moved = matmul(operator.T.contiguous(), matmul(moved, operator))
         return from_lower((moved + moved.T) / 2, self.storage, self.folder)
 
 
@@ -278,10 +283,13 @@ class FactorGram(Gram):
         """Squared norms of the columns of R."""
         return self.tensor().square().sum(0)
 
-    def transport(self, operator: Float[Tensor, "d e"]) -> FactorGram:
+    def transport(self, *operators: Tensor) -> FactorGram:
         """``R T``, without forming A."""
-        moved = FactorGram(operator.shape[1], device=self._device)
-        moved.add_rows(matmul(self.tensor(), operator))
+        rows = self.tensor()
+        for operator in operators:
+            rows = matmul(rows, operator)
+        moved = FactorGram(rows.shape[1], device=self._device)
+        moved.add_rows(rows)
         return moved
 
     def tensor(self) -> Tensor:

@@ -9,7 +9,7 @@ for.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -17,10 +17,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lipogram.analytic.blas import matmul
 from lipogram.analytic.class_sums import POOL, ClassSums, Pool, scattered
 from lipogram.analytic.gram import DenseGram, from_lower
 from lipogram.analytic.labels import Label
+from lipogram.analytic.operators import chain, common_width, product
 from lipogram.analytic.rows import uninterrupted
 from lipogram.analytic.solve import RidgeSolution, RidgeSystem
 from lipogram.errors import (
@@ -183,17 +183,29 @@ class ClassStatistics(ClassSums):
 
     # ------------------------------------------------------------------ reweight, solve, and more
 
-    def transport(self, operator: Tensor | Mapping[Label, Tensor]) -> Self:
-        """Statistics of the rows after a linear map ``x → Tᵀx``: ``A ← TᵀAT``, ``c ← Tᵀc``.
+    def transport(
+        self,
+        operator: Tensor | Mapping[Label, Tensor | Sequence[Tensor]],
+        *,
+        offset: Tensor | None = None,
+        space: str = "",
+    ) -> Self:
+        """Statistics of the rows after an affine map ``x → Tᵀx + b``.
+
+        ``A ← TᵀAT + (Tᵀc)bᵀ + b(Tᵀc)ᵀ + m bbᵀ``, ``c ← Tᵀc + m b``.
 
         Args:
             operator: T (d, e) on this device, or one T a class (not for pooled or folded classes).
+                A sequence of matrices is their product in order, which is never formed.
+            offset: b (e,), 0 by default.
+            space: identity of the features that come out.
 
         Returns:
             New statistics of width e without feature map.
 
         Raises:
-            IncompatibleFeatures: an operator that does not take d features or is not finite.
+            IncompatibleFeatures: an operator that does not take d features or is not finite, or an
+                offset of another width.
             UnknownClass: operators for some of the classes only.
             ClosedClass: one operator a class where classes share a sum.
         """
@@ -204,21 +216,12 @@ class ClassStatistics(ClassSums):
             missing = [label for label in self.index.labels if label not in operator]
             if missing:
                 raise UnknownClass(f"there is no operator for class {missing[0]!r}")
-            each = {slot: operator[label] for slot, label in enumerate(self.index.labels)}
+            each = {slot: chain(operator[label]) for slot, label in enumerate(self.index.labels)}
         else:
-            each = dict.fromkeys(range(POOL, len(self.index)), operator)
-        shapes = {tuple(matrix.shape) for matrix in each.values()}
-        shape = next(iter(shapes), ())
-        if len(shapes) != 1 or len(shape) != 2 or shape[0] != self.n_features or not shape[1]:
-            raise IncompatibleFeatures(
-                f"operators of shape {sorted(shapes)} do not all map {self.n_features} features to "
-                "one width"
-            )
-        if not all(bool(torch.isfinite(matrix).all()) for matrix in set(each.values())):
-            raise IncompatibleFeatures("an operator holds NaN or infinity")
-        each = {slot: matrix.detach().double() for slot, matrix in each.items()}
+            each = dict.fromkeys(range(POOL, len(self.index)), chain(operator))
+        width = common_width(each.values(), self.n_features, offset)
         moved = copy.copy(self)
-        moved.n_features, moved.feature_map, moved.space = shape[1], None, ""
+        moved.n_features, moved.feature_map, moved.space = width, None, space
         moved.store = self.store.like()
         moved.store.n_features = moved.n_features
         moved._empty()
@@ -228,37 +231,28 @@ class ClassStatistics(ClassSums):
             dict(self.frozen),
         )
         moved._mass = self._mass.copy()
-        rows = [matmul(self._sums[i : i + 1], each[i]) for i in range(len(self.index))]
+        rows = [product(self._sums[i : i + 1], each[i]) for i in range(len(self.index))]
         moved._sums = torch.cat([moved._sums, *rows])
-        moved.store.grams = {s: gram.transport(each[s]) for s, gram in self.store.grams.items()}
-        moved.store.settle(list(moved.store.grams))
+        moved.store.grams = {s: gram.transport(*each[s]) for s, gram in self.store.grams.items()}
         if POOL in self.store.grams:
-            moved._pool = Pool(self._pool.row_sum @ each[POOL], self._pool.mass, self._pool.energy)
+            row_sum = product(self._pool.row_sum[None], each[POOL])[0]
+            moved._pool = Pool(row_sum, self._pool.mass, self._pool.energy)
+        if offset is not None:
+            moved._shift(offset.detach().double())
+        moved.store.settle(list(moved.store.grams))
         return moved
 
-    def widen(self, covariance: Tensor) -> Self:
-        """Statistics of the same rows with independent noise of mean 0 on each: ``A + m Σ``.
-
-        The exact expectation of drawing it: c and N stay, ``A_y ← A_y + m_y Σ`` with the class's
-        mass m_y, and a pooled sum grows by all the mass in it.
-
-        Args:
-            covariance: Σ (d, d) symmetric positive semi-definite, on this device.
-
-        Raises:
-            IncompatibleFeatures: another shape, or not finite.
-        """
-        d = self.n_features
-        if tuple(covariance.shape) != (d, d) or not bool(torch.isfinite(covariance).all()):
-            raise IncompatibleFeatures(
-                f"a covariance of shape {tuple(covariance.shape)} is not ({d}, {d}) and finite"
-            )
-        wide = self.copy()
-        spread = covariance.detach().double()
-        for slot in wide.store.grams:
-            mass = self._pool.mass if slot == POOL else float(self._mass[slot])
-            wide.store.add(slot, from_lower(spread * mass, "dense"))
-        return wide
+    def _shift(self, offset: Tensor) -> None:
+        """Statistics of the rows ``x + b``."""
+        mass = torch.from_numpy(self._mass).to(self.device)
+        for slot, gram in self.store.grams.items():
+            c = self._pool.row_sum if slot == POOL else self._sums[slot]
+            m = self._pool.mass if slot == POOL else float(self._mass[slot])
+            lower, crossed = gram.lower(), torch.outer(c, offset)
+            lower += crossed + crossed.T + m * torch.outer(offset, offset)
+            self.store.grams[slot] = from_lower(lower, gram.storage, gram.folder)
+        self._sums = self._sums + torch.outer(mass, offset)
+        self._pool.row_sum = self._pool.row_sum + self._pool.mass * offset
 
     def augment(self, features: Any, labels: Any, *, sample_weight: Any = None) -> Self:
         """A copy with rows added that these statistics themselves never see (pseudo-features)."""
