@@ -1,4 +1,4 @@
-"""Linear maps of features: one matrix, or several whose product is never formed."""
+"""Affine maps of features: one matrix, or several whose product is never formed, and an offset."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lipogram.analytic.blas import matmul
+from lipogram.analytic.gram import Gram, from_lower
 from lipogram.errors import IncompatibleFeatures
 
 
@@ -20,6 +21,13 @@ def product(rows: Tensor, operators: Sequence[Tensor]) -> Tensor:
     for operator in operators:
         rows = matmul(rows, operator)
     return rows
+
+
+def shifted(gram: Gram, row_sum: Tensor, mass: float, offset: Tensor) -> Gram:
+    """The second moment of the rows ``x + b``: ``A + c bᵀ + b cᵀ + m b bᵀ``, in its storage."""
+    lower, crossed = gram.lower(), torch.outer(row_sum, offset)
+    lower += crossed + crossed.T + mass * torch.outer(offset, offset)
+    return from_lower(lower, gram.storage, gram.folder)
 
 
 def common_width(

@@ -20,7 +20,7 @@ from torch import Tensor
 from lipogram.analytic.class_sums import POOL, ClassSums, Pool, scattered
 from lipogram.analytic.gram import DenseGram, from_lower
 from lipogram.analytic.labels import Label
-from lipogram.analytic.operators import chain, common_width, product
+from lipogram.analytic.operators import chain, common_width, product, shifted
 from lipogram.analytic.rows import uninterrupted
 from lipogram.analytic.solve import RidgeSolution, RidgeSystem
 from lipogram.errors import (
@@ -225,12 +225,8 @@ class ClassStatistics(ClassSums):
         moved.store = self.store.like()
         moved.store.n_features = moved.n_features
         moved._empty()
-        moved.index, moved.counts, moved.frozen = (
-            self.index.copy(),
-            self.counts.copy(),
-            dict(self.frozen),
-        )
-        moved._mass = self._mass.copy()
+        moved.index, moved.counts = self.index.copy(), self.counts.copy()
+        moved.frozen, moved._mass = dict(self.frozen), self._mass.copy()
         rows = [product(self._sums[i : i + 1], each[i]) for i in range(len(self.index))]
         moved._sums = torch.cat([moved._sums, *rows])
         moved.store.grams = {s: gram.transport(*each[s]) for s, gram in self.store.grams.items()}
@@ -238,21 +234,39 @@ class ClassStatistics(ClassSums):
             row_sum = product(self._pool.row_sum[None], each[POOL])[0]
             moved._pool = Pool(row_sum, self._pool.mass, self._pool.energy)
         if offset is not None:
-            moved._shift(offset.detach().double())
+            b, pool, sums = offset.detach().double(), moved._pool, moved._sums
+            mass = torch.from_numpy(self._mass).to(self.device)
+            for slot, gram in moved.store.grams.items():
+                c, m = (pool.row_sum, pool.mass) if slot == POOL else (sums[slot], mass[slot])
+                moved.store.grams[slot] = shifted(gram, c, float(m), b)
+            moved._sums = sums + torch.outer(mass, b)
+            pool.row_sum = pool.row_sum + pool.mass * b
         moved.store.settle(list(moved.store.grams))
         return moved
 
-    def _shift(self, offset: Tensor) -> None:
-        """Statistics of the rows ``x + b``."""
-        mass = torch.from_numpy(self._mass).to(self.device)
-        for slot, gram in self.store.grams.items():
-            c = self._pool.row_sum if slot == POOL else self._sums[slot]
-            m = self._pool.mass if slot == POOL else float(self._mass[slot])
-            lower, crossed = gram.lower(), torch.outer(c, offset)
-            lower += crossed + crossed.T + m * torch.outer(offset, offset)
-            self.store.grams[slot] = from_lower(lower, gram.storage, gram.folder)
-        self._sums = self._sums + torch.outer(mass, offset)
-        self._pool.row_sum = self._pool.row_sum + self._pool.mass * offset
+    def widen(self, covariance: Tensor) -> Self:
+        """Statistics of the same rows with independent noise of mean 0 on each: ``A + m Σ``.
+
+        The exact expectation of drawing it: c and N stay, ``A_y ← A_y + m_y Σ`` with the class's
+        mass m_y, and a pooled sum grows by all the mass in it.
+
+        Args:
+            covariance: Σ (d, d) symmetric positive semi-definite, on this device.
+
+        Raises:
+            IncompatibleFeatures: another shape, or not finite.
+        """
+        d = self.n_features
+        if tuple(covariance.shape) != (d, d) or not bool(torch.isfinite(covariance).all()):
+            raise IncompatibleFeatures(
+                f"a covariance of shape {tuple(covariance.shape)} is not ({d}, {d}) and finite"
+            )
+        wide = self.copy()
+        spread = covariance.detach().double()
+        for slot in wide.store.grams:
+            mass = self._pool.mass if slot == POOL else float(self._mass[slot])
+            wide.store.add(slot, from_lower(spread * mass, "dense"))
+        return wide
 
     def augment(self, features: Any, labels: Any, *, sample_weight: Any = None) -> Self:
         """A copy with rows added that these statistics themselves never see (pseudo-features)."""
