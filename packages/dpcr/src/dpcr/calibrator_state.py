@@ -96,7 +96,9 @@ def _restored(
             check_moments(statistics)
             setattr(calibrator, name, statistics)
     moved = {name: tensor.to(device) for name, tensor in tensors.items()}
-    calibrator.pairs = ShiftAccumulator.of_state(moved, described["pairs"], "pairs/")
+    calibrator.pairs = ShiftAccumulator.of_state(
+        tensors, described["pairs"], "pairs/", device=device
+    )
     if described["head"] is not None:
         calibrator.head = AnalyticHead.of_state(moved, described["head"], "head/")
     if described["shift"] is not None:

@@ -6,6 +6,7 @@ what it holds of earlier classes, adds the new ones, and solves the head of all 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -64,6 +65,10 @@ class DriftCalibrator:
         InvalidSetting: a setting outside its values.
     """
 
+    pairs: ShiftAccumulator  # of the task at hand
+    observed: ClassStatistics | None  # its rows from observe()
+    plain: ClassStatistics | None  # its rows from observe_new()
+
     def __init__(
         self,
         *,
@@ -117,17 +122,23 @@ class DriftCalibrator:
             InvalidLabels: a class of an earlier task with ``repeat="error"``, or labels that are
                 none.
         """
-        observed = self._with_rows(self.observed, x_new, y) if y is not None else self.observed
-        if x_old is not None:
-            if self.bank is not None and width(x_old) != self.bank.n_features:
+        if x_old is None:
+            if y is None:
                 raise InvalidFeatures(
-                    f"old features have width {width(x_old)}, those of the last task had "
-                    f"{self.bank.n_features}"
+                    "a batch without old features and without labels says nothing"
                 )
-            self.pairs.update(x_old, x_new)
-        elif self.bank is not None and y is None:
-            raise InvalidFeatures("a batch without old features and without labels says nothing")
-        self.observed = observed
+            self.observed = self._with_rows(self.observed, x_new, y)
+            return self
+        old, new = self.pairs.pair(x_old, x_new)
+        if self.bank is not None and old.shape[1] != self.bank.n_features:
+            raise InvalidFeatures(
+                f"old features have width {old.shape[1]}, those of the last task had "
+                f"{self.bank.n_features}"
+            )
+        self._check_width(new.shape[1])
+        if y is not None:
+            self.observed = self._with_rows(self.observed, x_new, y)
+        self.pairs.update(old, new)
         return self
 
     def observe_new(self, x_new: Any, y: Any) -> Self:
@@ -160,30 +171,25 @@ class DriftCalibrator:
         if stored is None and not self.pairs.rows and shift is None:
             raise InvalidFeatures("the task is empty: nothing was observed since the last finish()")
         self._check_classes()
-        moved, projectors = self.bank, self.projectors
-        if self.bank is not None:
-            if shift is None:
-                if not self.pairs.rows:
-                    raise NotSeen(
-                        "no pair of old and new features was observed, so nothing says how the "
-                        f"{len(self.bank.classes)} old classes moved: call observe(x_old, x_new), "
-                        "or finish(ShiftMap.identity(d)) if the network did not change"
-                    )
-                shift = self.pairs.solve(eps=self.eps, prior=self.prior, bias=self.bias)
-            known = projectors if self.cip != "none" and self.cip != "official" else None
-            moved = calibrate(self.bank, shift, cip=self.cip, projectors=known)
-        head_rows = self.observed if self.head_rows == "observed" else stored
-        head_rows = stored if head_rows is None else head_rows
-        if moved is None:
-            if stored is None or head_rows is None:
-                raise InvalidFeatures("the first task has no labelled rows")
-            bank, base, current = stored, head_rows, None
+        bank, projectors = self.bank, self.projectors
+        if bank is None:
+            if stored is None or shift is not None:
+                raise InvalidFeatures(
+                    "the first task needs labelled rows, and there is nothing to move yet"
+                )
+            bank = self._empty(stored.n_features)
         else:
-            bank = moved if stored is None else moved.copy().merge(stored)
-            same = head_rows is stored
-            base, current = (bank, None) if same else (moved, head_rows)
-        head = reconstruct(base, current=current, gamma=self.gamma, normalize=self.normalize)
-        if self.cip not in ("none", "official"):
+            shift = self._shift() if shift is None else shift
+            known = projectors if self._keeps_projectors else None
+            bank = calibrate(bank, replace(shift, new_space=""), cip=self.cip, projectors=known)
+        shown = self.observed if self.head_rows == "observed" else None
+        if shown is not None:
+            head = self._head(bank, shown)
+        if stored is not None:
+            bank.merge(stored)
+        if shown is None:
+            head = self._head(bank)
+        if self._keeps_projectors:
             projectors = self._projectors(bank, stored)
         self.bank, self.head, self.projectors, self.shift = bank, head, projectors, shift
         self.tasks += 1
@@ -230,7 +236,7 @@ class DriftCalibrator:
         pairs = self.pairs.all_reduce(group)
         mine = [None if s is None else s.n_features for s in (self.observed, self.plain)]
         told = exchange(mine, group)
-        parts = []
+        parts: list[ClassStatistics | None] = []
         for i, own in enumerate((self.observed, self.plain)):
             widths = {each[i] for each in told if each[i] is not None}
             if len(widths) > 1:
@@ -269,10 +275,33 @@ class DriftCalibrator:
 
     # ------------------------------------------------------------------ inside
 
+    @property
+    def _keeps_projectors(self) -> bool:
+        return self.cip in ("rank", "soft")
+
+    def _head(self, bank: ClassStatistics, current: ClassStatistics | None = None) -> AnalyticHead:
+        return reconstruct(bank, current=current, gamma=self.gamma, normalize=self.normalize)
+
+    def _shift(self) -> ShiftMap:
+        if not self.pairs.rows:
+            raise NotSeen(
+                "no pair of old and new features was observed, so nothing says how the old classes "
+                "moved: call observe(x_old, x_new), or finish(ShiftMap.identity(d)) if the network "
+                "did not change"
+            )
+        return self.pairs.solve(eps=self.eps, prior=self.prior, bias=self.bias)
+
+    def _check_width(self, given: int) -> None:
+        widths = {s.n_features for s in (self.observed, self.plain) if s is not None}
+        widths |= {self.pairs.widths[1]} if self.pairs.widths else set()
+        if widths - {given}:
+            raise InvalidFeatures(
+                f"new features have width {given}, this task's had {min(widths - {given})}"
+            )
+
     def _begin(self) -> None:
         self.pairs = ShiftAccumulator(device=self.device)
-        self.observed: ClassStatistics | None = None
-        self.plain: ClassStatistics | None = None
+        self.observed = self.plain = None
 
     def _empty(self, n_features: int) -> ClassStatistics:
         return ClassStatistics(
@@ -280,15 +309,8 @@ class DriftCalibrator:
         )
 
     def _with_rows(self, statistics: ClassStatistics | None, x: Any, y: Any) -> ClassStatistics:
-        known = [s for s in (self.observed, self.plain) if s is not None]
         held = statistics if statistics is not None else self._empty(width(x))
-        expected = {s.n_features for s in known} | {
-            e for _, e in [self.pairs.widths or (0, 0)] if e
-        }
-        if expected and held.n_features not in expected:
-            raise InvalidFeatures(
-                f"new features have width {held.n_features}, this task's had {expected.pop()}"
-            )
+        self._check_width(held.n_features)
         if self.bank is not None:
             index = self.bank.index
             slots, _ = index.plan(y)

@@ -27,6 +27,8 @@ from lipogram.errors import (
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+_SHAPES = {"gram": "dd", "cross": "de", "old": "d", "new": "e", "energy": "", "drift": ""}
+
 
 class ShiftAccumulator:
     """Sums over pairs of rows: ``XᵀX``, ``XᵀY``, ``Σx``, ``Σy``, ``Σ‖y‖²``, ``Σ‖y − x‖²``.
@@ -64,7 +66,7 @@ class ShiftAccumulator:
         Raises:
             InvalidFeatures: unequal numbers of rows, other widths than before, NaN or infinity.
         """
-        old, new = self._pair(x_old, x_new)
+        old, new = self.pair(x_old, x_new)
         if not len(old):
             return self
         with uninterrupted():
@@ -79,6 +81,26 @@ class ShiftAccumulator:
             self._sums = sums
             self.rows += len(old)
         return self
+
+    def pair(self, x_old: Any, x_new: Any) -> tuple[Tensor, Tensor]:
+        """Rows (n, d) and (n, e) in float64, checked as :meth:`update` checks them.
+
+        Raises:
+            InvalidFeatures: unequal numbers of rows, other widths than before, NaN or infinity.
+        """
+        d, e = self.widths or (width(x_old), width(x_new))
+        rows = []
+        for name, given, columns in (("old", x_old, d), ("new", x_new, e)):
+            try:
+                rows.append(as_rows(given, columns, device=self.device).double())
+            except InvalidFeatures as error:
+                raise InvalidFeatures(f"{name} features: {error}") from None
+        if len(rows[0]) != len(rows[1]):
+            raise InvalidFeatures(
+                f"{len(rows[0])} rows of old features, {len(rows[1])} of new ones: both must be of "
+                "the same samples, in one order"
+            )
+        return rows[0], rows[1]
 
     def merge(self, other: ShiftAccumulator) -> Self:
         """Add another worker's sums.
@@ -180,7 +202,8 @@ class ShiftAccumulator:
         total = copy.copy(self)
         total.rows = sum(each[3] for each in told)
         if widths:
-            sums = self._sums or _zeros(*widths[0], self.device)
+            d, e = widths[0]
+            sums = self._sums or _zeros(d, e, self.device)
             summed = reduced([value.flatten() for value in sums.values()], group)
             pairs = zip(sums.items(), summed, strict=True)
             total._sums = {name: flat.reshape(value.shape) for (name, value), flat in pairs}
@@ -193,54 +216,37 @@ class ShiftAccumulator:
         return tensors, {"rows": self.rows, **spaces}
 
     @classmethod
-    def of_state(cls, tensors: Mapping[str, Tensor], described: Any, prefix: str = "") -> Self:
+    def of_state(
+        cls,
+        tensors: Mapping[str, Tensor],
+        described: Any,
+        prefix: str = "",
+        *,
+        device: torch.device | str = "cpu",
+    ) -> Self:
         """The sums that :meth:`state` described.
 
         Raises:
             CorruptState: tensors that do not fit together.
         """
-        names = list(_zeros(1, 1, torch.device("cpu")))
-        held = {name: tensors[prefix + name] for name in names if prefix + name in tensors}
-        if not held:
-            device = torch.device("cpu")
-        else:
-            device = next(iter(held.values())).device
-        pairs = cls(
-            old_space=described["old_space"], new_space=described["new_space"], device=device
-        )
+        spaces = {name: described[name] for name in ("old_space", "new_space")}
+        pairs = cls(**spaces, device=device)
         pairs.rows = whole("rows", described["rows"], least=0)
-        if bool(held) != bool(pairs.rows):
-            raise CorruptState(f"{pairs.rows} pairs of rows and sums of {len(held)} kinds")
-        if held:
-            expected = _zeros(*held["cross"].shape, device)
-            wrong = [
-                name
-                for name, zero in expected.items()
-                if name not in held
-                or held[name].shape != zero.shape
-                or held[name].dtype != zero.dtype
-            ]
-            if wrong or bool((held["gram"].diagonal() < 0).any()):
-                raise CorruptState(f"the sums of the pairs do not fit together: {wrong or 'gram'}")
-        pairs._sums = held
+        names = [name for name in _SHAPES if prefix + name in tensors]
+        if bool(names) != bool(pairs.rows):
+            raise CorruptState(f"{pairs.rows} pairs of rows with sums {names}")
+        if pairs.rows:
+            d, e = tensors[prefix + "cross"].shape
+            for name, zero in _zeros(d, e, pairs.device).items():
+                held = tensors[prefix + name].to(pairs.device)
+                if held.shape != zero.shape or held.dtype != zero.dtype:
+                    raise CorruptState(f"sum {name!r} is {held.dtype} {tuple(held.shape)}")
+                pairs._sums[name] = held
+            if bool((pairs._sums["gram"].diagonal() < 0).any()):
+                raise CorruptState("the diagonal of the old features' second moment is negative")
         return pairs
 
     # ------------------------------------------------------------------ inside
-
-    def _pair(self, x_old: Any, x_new: Any) -> tuple[Tensor, Tensor]:
-        d, e = self.widths or (width(x_old), width(x_new))
-        rows = []
-        for name, given, columns in (("old", x_old, d), ("new", x_new, e)):
-            try:
-                rows.append(as_rows(given, columns, device=self.device).double())
-            except InvalidFeatures as error:
-                raise InvalidFeatures(f"{name} features: {error}") from None
-        if len(rows[0]) != len(rows[1]):
-            raise InvalidFeatures(
-                f"{len(rows[0])} rows of old features, {len(rows[1])} of new ones: both must be of "
-                "the same samples, in one order"
-            )
-        return rows[0], rows[1]
 
     def _system(self, prior: Prior) -> RidgeSystem:
         sums = self._sums
@@ -308,12 +314,8 @@ def width(rows: Any) -> int:
 
 
 def _zeros(d: int, e: int, device: torch.device) -> dict[str, Tensor]:
-    shapes: dict[str, tuple[int, ...]] = {
-        "gram": (d, d),
-        "cross": (d, e),
-        "old": (d,),
-        "new": (e,),
-        "energy": (),
-        "drift": (),
+    widths = {"d": d, "e": e}
+    return {
+        name: torch.zeros([widths[c] for c in shape], dtype=torch.float64, device=device)
+        for name, shape in _SHAPES.items()
     }
-    return {n: torch.zeros(s, dtype=torch.float64, device=device) for n, s in shapes.items()}
