@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from lipogram.analytic.sample_labels import sample_labels
 from lipogram.analytic.scenarios import Task, chronological
 from lipogram.analytic.scenarios.class_order import rows_by_class
 from lipogram.errors import InvalidSetting
 
 
 def burst_order(
-    labels: NDArray[Any], burst: float, rng: np.random.Generator
+    labels: ArrayLike, burst: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Every row once, in runs of one class.
 
@@ -30,10 +31,11 @@ def burst_order(
 
     Raises:
         InvalidSetting: a burst below 1.
+        InvalidLabels: none, or neither integers nor strings.
     """
     if not burst >= 1:
         raise InvalidSetting(f"burst is {burst}, it must be at least 1")
-    rows = list(rows_by_class(labels).values())
+    rows = list(rows_by_class(sample_labels(labels)).values())
     left = np.array([len(members) for members in rows])
     order: list[NDArray[np.int64]] = []
     while left.any():
@@ -42,8 +44,6 @@ def burst_order(
         start = len(rows[k]) - int(left[k])
         order.append(rows[k][start : start + length])
         left[k] -= length
-    if not order:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
     runs = np.repeat(np.arange(len(order)), [len(run) for run in order])
     return np.concatenate(order), runs
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from aefocl.clad import SEGMENTS, CladC
 from aefocl.clad_annotations import CLASS_NAMES, RoadObject
+from aefocl.kept_features import undecoded
 from aefocl.road_images import RoadImages
 from aefocl.stream import Stream
 from lipogram.analytic.backbones import Backbone, load_backbone
@@ -127,11 +128,8 @@ def clad_stream(folder: Path | str, *, test: Tested | None = None) -> Stream:
             f"{folder}: train was made by {train.backbone['name']}, {test} by "
             f"{tested.backbone['name']}; prepare it again in another folder"
         )
-    remarks += [
-        f"{len(store.skipped)} objects of {name} could not be decoded"
-        for name, store in (("train", train), (test, tested))
-        if store.skipped
-    ]
+    remarks += undecoded(train.skipped, "objects of train")
+    remarks += undecoded(tested.skipped, f"objects of {test}")
     data = Features(
         train.features(),
         train.labels,
@@ -149,9 +147,8 @@ def _extracted(
 ) -> FeatureStore:
     progress(f"{images.name}: {len(images)} objects")
     store = extract(model, images, folder)
-    if store.skipped:
-        first = store.skipped[0]
-        progress(f"{len(store.skipped)} not decoded, the first {first['id']}: {first['reason']}")
+    for remark in undecoded(store.skipped, f"objects of {folder.name}"):
+        progress(remark)
     return store
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from lipogram.analytic.backbones import Backbone
 from lipogram.analytic.features import FeatureStore, extract
@@ -44,14 +44,9 @@ def origin(images: FileImages) -> str:
     return f"{images.root.resolve()} {newest}"
 
 
-def undecoded(skipped: Iterable[dict[str, str]], what: str = "pictures") -> tuple[str, ...]:
+def undecoded(skipped: Sequence[dict[str, str]], what: str = "pictures") -> tuple[str, ...]:
     """What a stream remarks of pictures that could not be decoded: nothing if there are none."""
-    first = next(iter(skipped := list(skipped)), None)
-    if first is None:
+    if not skipped:
         return ()
-    return (
-        f"{len(skipped)} {what} could not be decoded, the first {first['id']}: {first['reason']}",
-    )
-
-
-__all__ = ["kept_features", "origin", "undecoded"]
+    first = skipped[0]
+    return (f"{what} not decoded: {len(skipped)}, the first {first['id']} ({first['reason']})",)
