@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipogram.analytic.cifar import cifar10, cifar100
+from lipogram.analytic.cub import cub200
+from lipogram.analytic.imagenet import imagenet, imagenet_100, imagenet_r
 from lipogram.analytic.images import (
     MAX_PIXELS,
     ArrayImages,
@@ -17,14 +19,19 @@ from lipogram.analytic.images import (
     FolderImages,
     image_files,
 )
+from lipogram.analytic.unpacked_archives import check_split, listed, unpacked
 from lipogram.errors import CorruptState, InvalidSetting, MissingAsset
 
 __all__ = [
     "cifar10",
     "cifar100",
+    "cub200",
     "digits",
     "fashion_mnist",
     "folder",
+    "imagenet",
+    "imagenet_100",
+    "imagenet_r",
     "openclipart",
     "tiny_imagenet",
 ]
@@ -150,27 +157,29 @@ def folder(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> FolderImages:
 def tiny_imagenet(split: Split = "train", *, folder: Path | str) -> FileImages:
     """Tiny ImageNet from `folder`, unpacked: train/WNID/images/* and val/val_annotations.txt.
 
+    The folder is tiny-imagenet-200 or holds it.
+
     The published test images have no labels, so "test" is the validation part. The classes are the
     WordNet identifiers of wnids.txt, sorted.
 
     Raises:
+        InvalidSetting: another split.
         MissingAsset: a file that tells the labels is not there.
         CorruptState: a line of it names no class, or an image that is not there.
     """
-    root = Path(folder)
-    classes = sorted(_lines(root / "wnids.txt"))
+    check_split(split)
+    root = unpacked(folder, "tiny-imagenet-200")
+    classes = sorted(listed(root / "wnids.txt"))
     position = {name: k for k, name in enumerate(classes)}
     owners: list[tuple[str, str]] = []
     if split == "train":
         for name in classes:
             found = image_files(root / "train" / name)
             owners += [(file.relative_to(root).as_posix(), name) for file in found]
-    elif split == "test":
-        for line in _lines(root / "val" / "val_annotations.txt"):
+    else:
+        for line in listed(root / "val" / "val_annotations.txt"):
             file, _, rest = line.partition("\t")
             owners.append((f"val/images/{Path(file).name}", rest.partition("\t")[0]))
-    else:
-        raise InvalidSetting(f"split is {split!r}, it must be 'train' or 'test'")
     for file, name in owners:
         if name not in position or not (root / file).is_file():
             raise CorruptState(f"{root}: {file} of class {name!r} is not there, or no such class")
@@ -195,9 +204,3 @@ def _idx(file: Path, ndim: int) -> NDArray[np.uint8]:
     if values.size != np.prod(shape, dtype=object):
         raise CorruptState(f"{file} announces {shape} and holds {values.size} values")
     return values.reshape(shape)
-
-
-def _lines(file: Path) -> list[str]:
-    if not file.is_file():
-        raise MissingAsset(f"{file} is not there")
-    return [line for line in file.read_text().splitlines() if line]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -10,10 +11,20 @@ from lipogram.analytic import datasets
 from lipogram.analytic.backbones import load_backbone
 from lipogram.analytic.features import FeatureStore, extract
 from lipogram.analytic.images import Images
+from lipogram.analytic.sources import IMAGE_SETS
 from lipogram.assets import cache_folder
 from lipogram.errors import InvalidSetting
 
 Part = Literal["train", "test", "all"]
+_READERS: dict[str, Callable[..., Images]] = {
+    "cifar10": datasets.cifar10,
+    "cifar100": datasets.cifar100,
+    "tinyimagenet": datasets.tiny_imagenet,
+    "imagenet-100": datasets.imagenet_100,
+    "imagenet": datasets.imagenet,
+    "imagenet-r": datasets.imagenet_r,
+    "cub200": datasets.cub200,
+}
 
 
 def images_of(
@@ -23,12 +34,12 @@ def images_of(
 
     Args:
         name: one of the image sets.
-        part: of a set that is published in parts.
+        part: of a set that comes in parts; there, "all" is the training part.
         data: folder of a set that is not fetched.
         per_class: of fashion-mnist, the first so many of each class.
 
     Raises:
-        InvalidSetting: a set that needs ``data`` and got none.
+        InvalidSetting: an unknown set, or one that needs ``data`` and got none.
         MissingAsset: a set that is not there and cannot be fetched.
     """
     if name == "openclipart":
@@ -39,11 +50,11 @@ def images_of(
         )
     if name.startswith("folder:"):
         return datasets.folder(Path(name.removeprefix("folder:")))
+    if name not in _READERS:
+        raise InvalidSetting(f"unknown image set {name!r}: use one of {', '.join(IMAGE_SETS)}")
     if data is None:
         raise InvalidSetting(f"{name} is not fetched: name its folder with --data")
-    if name in ("cifar10", "cifar100"):
-        return getattr(datasets, name)(data, "train" if part == "all" else part)
-    return datasets.folder(data)
+    return _READERS[name]("train" if part == "all" else part, folder=data)
 
 
 def stored(

@@ -13,9 +13,20 @@ from numpy.typing import NDArray
 
 from lipogram.analytic.datasets import digits
 from lipogram.analytic.features import FeatureStore
+from lipogram.analytic.held_out_rows import held_out as held_out
 from lipogram.errors import IncompatibleFeatures, InvalidFeatures, InvalidLabels, InvalidSetting
 
-IMAGE_SETS = ("openclipart", "fashion-mnist", "cifar10", "cifar100", "tinyimagenet", "imagenet-r")
+PARTED_SETS = (
+    "fashion-mnist",
+    "cifar10",
+    "cifar100",
+    "tinyimagenet",
+    "imagenet-100",
+    "imagenet",
+    "imagenet-r",
+    "cub200",
+)
+IMAGE_SETS = ("openclipart", *PARTED_SETS)
 NAMES = ("digits", "synthetic", *IMAGE_SETS, "folder:PATH", "store:PATH")
 
 
@@ -54,14 +65,14 @@ def features_of(
 
     ``digits`` are the raw pixels of scikit-learn's digits; ``synthetic`` is a Gaussian mixture;
     image sets go through the backbone once and are kept in the cache; ``store:PATH`` is a
-    folder of features. Sets without a test part of their own are split per class by
-    ``seed``.
+    folder of features. Sets without a test part of their own are split per class by ``seed``;
+    of the others, both parts are taken as published.
 
     Args:
         name: one of :data:`NAMES`.
         backbone: registry name, see :func:`lipogram.analytic.load_backbone`.
         image_size: side in pixels.
-        data: folder of a set that is not fetched (cifar, tinyimagenet, imagenet-r).
+        data: folder of a set that is not fetched: all but openclipart and fashion-mnist.
         seed: seed of the split.
         test_share: share of each class that is tested on, where there is no test part.
         per_class: of fashion-mnist, so many training and test images of each class; None takes all.
@@ -85,7 +96,7 @@ def features_of(
     # Decoding and backbones, only where they are needed.
     from lipogram.analytic.image_features import Part, stored
 
-    if name == "fashion-mnist":
+    if name in PARTED_SETS:
         cut = per_class or (None, None)
         parts: tuple[Part, Part] = ("train", "test")
         train, test = (
@@ -221,24 +232,3 @@ def _split(
 ) -> Features:
     test = held_out(labels, test_share=test_share, seed=seed)
     return Features(rows[~test], labels[~test], rows[test], labels[test], names, name, space)
-
-
-def held_out(labels: NDArray[np.int64], *, test_share: float, seed: int) -> NDArray[np.bool_]:
-    """(n,) True for what is tested on: the same share of each class, at least one.
-
-    Args:
-        labels: (n,) classes.
-        test_share: share of each class.
-        seed: of the draw.
-
-    Raises:
-        InvalidSetting: a share outside (0, 1).
-    """
-    if not 0 < test_share < 1:
-        raise InvalidSetting(f"test_share is {test_share}, it must lie between 0 and 1")
-    rng = np.random.default_rng(seed)
-    test = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        test[members[: max(1, round(test_share * len(members)))]] = True
-    return test
