@@ -78,7 +78,8 @@ def csv_stream(
         )
         remarks += told
     else:
-        rows, kept, space = np.array([row.features for row in table.rows]), slice(None), path.stem
+        rows, space = np.array([row.features for row in table.rows]), path.stem
+        kept = np.arange(len(rows))
     held, labels, tested = np.array(table.rows, dtype=object)[kept], labels[kept], tested[kept]
     for what, part in (("train", ~tested), ("test", tested)):
         if not part.any():

@@ -97,7 +97,6 @@ class RoadImages:
         """The picture of an object; a thread keeps its last one, as objects come by picture."""
         file = self._file(item)
         if getattr(self._held, "file", None) != file:
-            self._held.file = None
             self._held.pixels = decode(file, name=name, max_pixels=self.max_pixels)
             self._held.file = file
         pixels: NDArray[np.uint8] = self._held.pixels
