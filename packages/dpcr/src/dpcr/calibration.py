@@ -63,15 +63,14 @@ def calibrate(
             f"cip={cip!r} projects on the row space of the old features, which a map {kind} does "
             'not keep: use cip="none"'
         )
-    held = projectors or {
-        label: class_projector(bank, label, rule=RULES[cip]) for label in bank.classes
-    }
-    missing = [label for label in bank.classes if label not in held]
+    if projectors is None:
+        projectors = {c: class_projector(bank, c, rule=RULES[cip]) for c in bank.classes}
+    missing = [label for label in bank.classes if label not in projectors]
     if missing:
         raise UnknownClass(f"there is no projector for class {missing[0]!r}")
     operators = {}
     for label in bank.classes:
-        left, right = held[label].factors()
+        left, right = projectors[label].factors()
         operators[label] = (matmul(shift.matrix, left), right)
     return bank.transport(operators, space=shift.new_space)
 

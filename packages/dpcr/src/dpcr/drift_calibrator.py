@@ -277,7 +277,7 @@ class DriftCalibrator:
 
     @property
     def _keeps_projectors(self) -> bool:
-        return self.cip in ("rank", "soft")
+        return self.cip == "rank"
 
     def _head(self, bank: ClassStatistics, current: ClassStatistics | None = None) -> AnalyticHead:
         return reconstruct(bank, current=current, gamma=self.gamma, normalize=self.normalize)
@@ -335,7 +335,7 @@ class DriftCalibrator:
     def _projectors(
         self, bank: ClassStatistics, stored: ClassStatistics | None
     ) -> dict[Label, Projector]:
-        """Those of old classes stay, since a regular map keeps the row space it started from."""
+        """Those of old classes stay: a regular map keeps the row space that it started from."""
         fresh = set(stored.classes) if stored is not None else set()
         return {
             label: self.projectors[label]
