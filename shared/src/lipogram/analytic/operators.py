@@ -44,7 +44,7 @@ def common_width(
     widths = {_width(each, n_features) for each in shapes}
     width = next(iter(widths), 0)
     if len(widths) != 1 or not width:
-        shown = sorted(each[0] if len(each) == 1 else each for each in shapes)
+        shown = "; ".join(sorted(" · ".join(map(str, each)) or "none" for each in shapes))
         raise IncompatibleFeatures(
             f"operators of shape {shown} do not all map {n_features} features to one width"
         )
