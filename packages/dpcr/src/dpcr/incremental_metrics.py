@@ -72,8 +72,7 @@ def top_k_accuracy(
 ) -> float | None:
     """Share of the samples whose class is among the k of largest score.
 
-    A tie counts as half a hit would on average: for the sample if fewer than k other classes score
-    as high or higher, against it otherwise.
+    A tie counts against the sample: constant scores hit nothing.
 
     Args:
         labels: (n,) integers or strings.
@@ -149,7 +148,9 @@ def forgetting(matrix: ArrayLike) -> float | None:
     """
     r = _square(matrix)
     lost = [
-        np.nanmax(r[j:-1, j]) - r[-1, j] for j in range(len(r) - 1) if _measured(r[j:-1, j], r[-1, j])
+        np.nanmax(r[j:-1, j]) - r[-1, j]
+        for j in range(len(r) - 1)
+        if _measured(r[j:-1, j], r[-1, j])
     ]
     return float(np.mean(lost)) if lost else None
 
@@ -168,9 +169,7 @@ def backward_transfer(matrix: ArrayLike) -> float | None:
     Reference: Lopez-Paz & Ranzato, "Gradient Episodic Memory", arXiv 1706.08840, section 2.
     """
     r = _square(matrix)
-    change = [
-        r[-1, j] - r[j, j] for j in range(len(r) - 1) if _measured(r[j, j : j + 1], r[-1, j])
-    ]
+    change = [r[-1, j] - r[j, j] for j in range(len(r) - 1) if _measured(r[j, j : j + 1], r[-1, j])]
     return float(np.mean(change)) if change else None
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipogram.analytic.labels import Label
+from lipogram.errors import InvalidFeatures, InvalidLabels
 
 Network = Callable[[Tensor], Tensor]
 Images = Callable[[NDArray[Any]], Tensor]
@@ -37,7 +38,6 @@ class TaskContext:
         first_features: makes (n, ·) features under the network of the first task.
         joint: makes features (N, e) and labels (N,) of all samples of all tasks so far under the
             present network. Only an oracle asks: the samples of earlier tasks are gone.
-        seed: for whatever a method draws.
     """
 
     number: int
@@ -51,7 +51,26 @@ class TaskContext:
     old_network: Network | None
     first_features: Callable[[], Tensor]
     joint: Callable[[], tuple[Tensor, NDArray[Any]]]
-    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no method could learn from.
+
+        Raises:
+            InvalidLabels: labels that are not those of the task's classes, a class without a
+                sample, or one that is known already.
+            InvalidFeatures: not one row of features a label.
+        """
+        again = [label for label in self.classes if label in self.known]
+        if again:
+            raise InvalidLabels(f"class {again[0]!r} belongs to an earlier task")
+        differ = set(self.labels.tolist()) ^ set(self.classes)
+        if differ or not len(self.labels):
+            raise InvalidLabels(
+                f"the task's classes and its samples' do not agree: {sorted(map(repr, differ))[:5]}"
+            )
+        for rows in (self.features, self.old_features):
+            if rows is not None and len(rows) != len(self.labels):
+                raise InvalidFeatures(f"{len(rows)} rows of features, {len(self.labels)} labels")
 
 
 @dataclass(frozen=True, eq=False)
