@@ -167,6 +167,23 @@ def test_the_grid_goes_from_1e_12_to_10():
     assert fit_shift(x, normal(200, D, seed=1)).eps > np.trace(x.T @ x) / D  # nothing to follow
 
 
+def test_an_exact_drift_takes_the_smallest_ridge():
+    # What rounding leaves of the residual must not count as noise.
+    for seed in range(20):
+        x = normal(3 * D, D, seed=seed)
+        y = x @ normal(D, D, seed=seed + 50)
+        assert fit_shift(x, y).eps == pytest.approx(1e-12 * np.square(x).sum() / D)
+
+
+def test_with_the_identity_prior_the_residue_is_what_is_fitted():
+    x, residue = normal(60, D), normal(60, D, seed=1) + 0.2 * normal(60, D)
+    for bias in (False, True):
+        shift = fit_shift(x, x + residue, prior="identity", bias=bias)
+        alone = fit_shift(x, residue, bias=bias)
+        assert shift.eps == alone.eps > 0.01 * np.square(x).sum() / D
+        assert gap(shift.matrix - torch.eye(D), alone.matrix) < 1e-9
+
+
 def test_dead_units():
     x, operator = normal(80, D), normal(D, D, seed=1)
     x[:, [0, 7]] = 0
