@@ -1,6 +1,7 @@
 """Tables with times and folders of segments become streams."""
 
 import csv
+import os
 import warnings
 
 import numpy as np
@@ -165,12 +166,25 @@ def test_pictures_go_through_the_backbone_and_broken_ones_are_remarked(tmp_path)
     assert stream.data.train_labels.tolist() == [0, 1, 0, 0, 1, 0, 1, 0, 1]
     assert stream.duplicates == 1
     assert stream.remarks[0].startswith("pictures not decoded: 1, the first 3.png (")
-    # Another recording under the same names and sizes is not taken for this one.
-    (tmp_path / "frames" / "3.png").unlink()
-    paint(tmp_path / "frames" / "3.png", 30)
-    paint(tmp_path / "frames" / "4.png", 41)
-    again = csv_stream(file, segments=2, progress=False, **settings)
-    assert reds(again.data.train[again.order]) == [0, 10, 20, 30, 41, 50, 60, 70, 80, 50]
+
+
+def test_another_recording_of_the_same_names_and_sizes_is_not_taken_for_this_one(tmp_path):
+    def frames(folder, shade, when):
+        for i in range(8):
+            file = folder / "day" / "ab"[i % 2] / f"{i}.bmp"  # uncompressed: one size for all
+            paint(file, shade + i)
+            os.utime(file, (when, when))
+        rows = [[i, "ab"[i % 2], f"day/{'ab'[i % 2]}/{i}.bmp"] for i in range(8)]
+        table = write(folder / "road.csv", "timestamp,label,path", rows)
+        settings = {"backbone": "pixels", "image_size": 4, "progress": False}
+        return [
+            sorted(reds(stream.data.train) + reds(stream.data.test))
+            for stream in (folder_stream(folder, **settings), csv_stream(table, **settings))
+        ]
+
+    here, there = tmp_path / "1" / "city", tmp_path / "2" / "city"
+    for folder, shade, when in ((here, 10, 1000), (there, 50, 1000), (there, 90, 2000)):
+        assert frames(folder, shade, when) == [list(range(shade, shade + 8))] * 2
 
 
 def test_a_picture_that_is_not_there_is_a_malformed_row(tmp_path):

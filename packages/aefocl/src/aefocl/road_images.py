@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,11 +57,11 @@ class RoadImages:
         self.labels = np.array([item.label for item in self.objects], dtype=np.int64)
         self.ids = [f"{item.split}/{item.file}#{item.id}" for item in self.objects]
         # Sizes stand in for the contents, which would take minutes to read; -1 is not there.
-        sizes = {
-            file: file.stat().st_size if file.is_file() else -1
-            for file in dict.fromkeys(map(self._file, self.objects))
-        }
-        about = [[i, o.box, sizes[self._file(o)]] for i, o in zip(self.ids, objects, strict=True)]
+        sizes = {place: _size(folder, *place) for place in {(o.split, o.file) for o in objects}}
+        about = [
+            [identifier, item.box, sizes[item.split, item.file]]
+            for identifier, item in zip(self.ids, self.objects, strict=True)
+        ]
         self.fingerprint = fingerprint(
             name, self.class_names, self.labels, json.dumps([about, side, max_pixels]).encode()
         )
@@ -90,12 +91,9 @@ class RoadImages:
         resized = Image.fromarray(cut).resize((self.side, self.side), Image.Resampling.BICUBIC)
         return np.array(resized)
 
-    def _file(self, item: RoadObject) -> Path:
-        return self.folder / item.split / item.file
-
     def _picture(self, item: RoadObject, name: str) -> NDArray[np.uint8]:
         """The picture of an object; a thread keeps its last one, as objects come by picture."""
-        file = self._file(item)
+        file = self.folder / item.split / item.file
         if getattr(self._held, "file", None) != file:
             self._held.pixels = decode(file, name=name, max_pixels=self.max_pixels)
             self._held.file = file
@@ -122,3 +120,10 @@ def square_around(
     left = min(max(round(x + w // 2) - half, 0), width - 1 - 2 * half)
     top = min(max(round(y + h // 2) - half, 0), height - 1 - 2 * half)
     return left, top, left + 2 * half, top + 2 * half
+
+
+def _size(folder: Path, split: str, file: str) -> int:
+    try:
+        return os.stat(os.path.join(folder, split, file)).st_size
+    except OSError:
+        return -1
