@@ -1,6 +1,8 @@
+import re
 import subprocess
 import sys
 from dataclasses import asdict, fields
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,8 @@ from dpcr.presets import (
 )
 from lipogram.analytic.sources import IMAGE_SETS
 from lipogram.errors import InvalidSetting
+
+RECIPES = Path(__file__).parents[1] / "docs" / "recipes.md"
 
 
 @pytest.mark.parametrize("name", [*NAMES, *(f"{name}-released" for name in NAMES)])
@@ -91,6 +95,28 @@ def test_presets_are_listed_without_torch() -> None:
     code = "import sys, dpcr.presets as p; p.presets_table(); print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "False"
+
+
+@pytest.mark.skipif(not RECIPES.exists(), reason="the source archive has no docs")
+def test_the_recipes_state_the_presets() -> None:
+    text = RECIPES.read_text(encoding="utf-8")
+    named = set(re.findall(r"--preset ([\w-]+)", text.replace("$", " ")))
+    assert {"cifar100-10", "tinyimagenet-10-released"} <= named
+    for name in named:
+        preset(name)
+    rows = re.findall(
+        r"^\| (`\S+?`.*?) \|[^|]*\| (\d+) \| ([\d.]+) \| (\d+) \|", text, re.MULTILINE
+    )
+    told = {
+        name: tuple(map(float, row[1:])) for row in rows for name in re.findall(r"`(.+?)`", row[0])
+    }
+    assert set(told) == {name for name in NAMES if "-b" not in name}
+    for name, numbers in told.items():
+        found = preset(name)
+        assert numbers == (found.gamma, found.later.lr, found.lam)
+    for name in ("cifar100-10", "tinyimagenet-10", "imagenet100-10"):
+        last, average = preset(name).reported or ()
+        assert f"≈ {last} / {average}" in text
 
 
 def test_the_tables_name_everything() -> None:
