@@ -13,6 +13,10 @@ RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.normal(size=(60, 5)) + 1, RANDOM.normal(size=(60, 4))
 
 
+def assert_close(ours, reference, tolerance=1e-9):
+    assert float((ours - reference).abs().max()) <= tolerance
+
+
 def bits(pairs):
     tensors, described = pairs.state()
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, described
@@ -37,10 +41,10 @@ def test_any_batches_order_and_workers_give_one_map(cuts, workers, seed):
     once, joint = whole.state(), ShiftAccumulator().update(X, Y).state()
     assert once[1] == joint[1]
     for name, tensor in joint[0].items():
-        torch.testing.assert_close(once[0][name], tensor, rtol=1e-12, atol=1e-12)
+        assert_close(once[0][name], tensor, 1e-11)
     expected = fit_shift(X, Y, bias=True, eps=1e-3)
     got = whole.solve(bias=True, eps=1e-3)
-    torch.testing.assert_close(got.matrix, expected.matrix, rtol=1e-10, atol=1e-12)
+    assert_close(got.matrix, expected.matrix)
 
 
 def test_kinds_of_rows():
@@ -50,9 +54,9 @@ def test_kinds_of_rows():
         (torch.from_numpy(X), Y),
         (torch.from_numpy(X).requires_grad_(), torch.from_numpy(Y)),
     ):
-        torch.testing.assert_close(fit_shift(old, new, eps=0).matrix, expected)
+        assert_close(fit_shift(old, new, eps=0).matrix, expected)
     half = fit_shift(torch.from_numpy(X).half(), Y.astype(np.float32), eps=0).matrix
-    torch.testing.assert_close(half, expected, rtol=0.05, atol=0.01)
+    assert_close(half, expected, 0.01)
     assert half.dtype == torch.float64
 
 
@@ -127,6 +131,7 @@ def test_the_state_comes_back_or_is_refused():
     wrong = [
         (tensors | {"p/cross": cross.float()}, described),
         (tensors | {"p/gram": cross}, described),
+        (tensors | {"p/old": tensors["p/new"]}, described),
         (tensors | {"p/gram": -tensors["p/gram"]}, described),
         (tensors, described | {"rows": 0}),
         ({}, described),

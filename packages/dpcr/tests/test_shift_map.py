@@ -191,6 +191,8 @@ def test_dead_units():
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no row is missing: these units never fire
         shift = fit_shift(x, x @ operator)
+        constant = np.where(np.arange(D) == 5, 2.0, x)
+        fit_shift(constant, constant @ operator, bias=True)
     assert shift.matrix[[0, 7]].abs().max() < 1e-12
     assert gap(x @ shift.matrix.numpy(), x @ operator) < 1e-9
     assert not fit_shift(np.zeros((5, 3)), normal(5, 4)).matrix.any()

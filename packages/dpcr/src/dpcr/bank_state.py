@@ -54,6 +54,7 @@ def check_moments(bank: ClassStatistics) -> None:
 
     That matrix is ``Σ w (x, 1)(x, 1)ᵀ``, so rows exist exactly where it is.
     """
+    bank.flush()
     for slot, gram in bank.store.grams.items():
         if slot == POOL:
             sums, mass, name = bank._pool.row_sum, bank._pool.mass, "the pooled classes"

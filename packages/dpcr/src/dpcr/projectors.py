@@ -98,6 +98,7 @@ def class_projector(
         UnknownClass, ClosedClass: a class without a matrix of its own.
         InvalidSetting: a setting outside its values.
     """
+    bank.flush()
     gram = bank.store.grams.get(bank.index.slot(label))
     if rule == "positive":
         return row_space_projector(bank.gram(label).float(), rule=rule, tol=tol, rank=rank)
