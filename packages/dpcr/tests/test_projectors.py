@@ -83,7 +83,7 @@ def test_a_factor_gives_the_projector_of_its_matrix(rule):
     for other in others:
         assert_close(first, other, atol=1e-5 if rule == "positive" else 1e-9)
     waiting = ClassStatistics(20, storage="factor", chunk_rows=5).update(rows, ["a"] * 9)
-    waiting.update(rows * 2, ["b"] * 9)  # four rows of it, and none before, are in no matrix yet
+    waiting.update(rows * 2, ["b"] * 9)  # three of these rows are in no matrix yet
     assert_close(dense(class_projector(waiting, "b")), dense(class_projector(waiting, "a")))
     declared = banks[0].copy().declare(["b"])
     assert class_projector(declared, "b").rank == 0
