@@ -33,14 +33,19 @@ dist.init_process_group(
     "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world,
     timeout=datetime.timedelta(seconds=60),
 )
+cases = {
+    "none": {"eps": "auto", "prior": "zero"},
+    "rank": {"eps": "auto", "prior": "zero", "cip": "rank"},
+    "classes": {},
+}
 def tasks():
     for task in range(3):
         random = np.random.default_rng(task)
         y = random.integers(2 * task, 2 * task + 2, 41)
         old = random.normal(size=(41, 7)) + y[:, None]
         yield old, old @ random.normal(size=(7, 7)) + 0.1 * random.normal(size=(41, 7)), y
-for cip in ("none", "rank"):
-    calibrator = DriftCalibrator(gamma=0.5, cip=cip)
+for case, settings in cases.items():
+    calibrator = DriftCalibrator(gamma=0.5, **settings)
     for task, (old, new, y) in enumerate(tasks()):
         mine = rank_indices(41, rank, world)
         if task == 2:  # one rank has no row of the last task
@@ -51,7 +56,7 @@ for cip in ("none", "rank"):
             calibrator.observe_new(new[mine], y[mine])
         calibrator.all_reduce()
         calibrator.finish()
-    calibrator.save(f"{folder}/{cip}-{rank}")
+    calibrator.save(f"{folder}/{case}-{rank}")
 wrong = ShiftAccumulator().update(np.ones((3, 4 + rank)), np.ones((3, 2)))
 try:
     wrong.all_reduce()
@@ -69,11 +74,11 @@ dist.destroy_process_group()
 """
 
 
-def alone(cip):
+def alone(case):
     names = {}
-    start, stop = BODY.index("def tasks()"), BODY.index("for cip in")
+    start, stop = BODY.index("cases ="), BODY.index("for case, settings in")
     exec(BODY[start:stop], {"np": np}, names)
-    calibrator = DriftCalibrator(gamma=0.5, cip=cip)
+    calibrator = DriftCalibrator(gamma=0.5, **names["cases"][case])
     for task, (old, new, y) in enumerate(names["tasks"]()):
         calibrator.observe(old if task else None, new, y).finish()
     return calibrator
@@ -91,10 +96,10 @@ def test_two_processes_end_where_one_does(tmp_path):
         timeout=120,
     )
     assert json.loads(ended.stdout.splitlines()[-1]) == [0, 0], ended.stderr
-    for cip in ("none", "rank"):
-        ranks = [DriftCalibrator.load(tmp_path / f"{cip}-{rank}") for rank in range(2)]
+    for case in ("none", "rank", "classes"):
+        ranks = [DriftCalibrator.load(tmp_path / f"{case}-{rank}") for rank in range(2)]
         assert torch.equal(ranks[0].head.weight, ranks[1].head.weight)
-        expected = alone(cip)
+        expected = alone(case)
         order = [ranks[0].head.classes_.tolist().index(c) for c in expected.head.classes_]
         gap = (ranks[0].head.weight[order] - expected.head.weight).norm()
         assert gap / expected.head.weight.norm() <= 1e-10

@@ -31,7 +31,8 @@ def calibrate(
     """Statistics of old classes as the new network would have given them; ``bank`` stays.
 
     With ``cip="none"`` and pooled or folded statistics this is one product ``PᵀΦP``, whatever the
-    number of classes; with rows kept as factors it is ``F ← F P``.
+    number of classes; with rows kept as factors it is ``F ← F P``. Where the map knows by what it
+    misses old classes, ``n_c Σ`` is added: ``E[x_new x_newᵀ] = PᵀE[x xᵀ]P + Σ``.
 
     Args:
         bank: second moments, sums and counts in the old feature space.
@@ -44,8 +45,8 @@ def calibrate(
 
     Raises:
         IncompatibleFeatures: the map starts from another width or space; or ``cip`` with a map that
-            changes the width or has an offset, since a projector of old features says nothing
-            about the new ones then.
+            changes the width, has an offset or knows its noise, since a projector of old features
+            says nothing about the new ones then.
         ClosedClass: ``cip`` with pooled or folded classes, which have no row space of their own.
         UnknownClass: projectors for some of the classes only.
         InvalidSetting: an unknown ``cip``, or projectors without one.
@@ -55,7 +56,13 @@ def calibrate(
     if cip == "none":
         if projectors is not None:
             raise InvalidSetting('projectors are given, but cip is "none": nothing would use them')
-        return bank.transport(shift.matrix, offset=shift.offset, space=shift.new_space)
+        moved = bank.transport(shift.matrix, offset=shift.offset, space=shift.new_space)
+        return moved if shift.noise is None else moved.widen(shift.noise)
+    if shift.noise is not None:
+        raise IncompatibleFeatures(
+            f"cip={cip!r} keeps old classes in their row space, which this map's noise leaves: "
+            'use cip="none", or a map with another eps than "classes"'
+        )
     if shift.in_features != shift.out_features or shift.offset is not None:
         kind = f"from {shift.in_features} features to {shift.out_features}"
         kind += "" if shift.offset is None else " with an offset"

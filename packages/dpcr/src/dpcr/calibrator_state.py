@@ -11,7 +11,6 @@ from torch import Tensor
 from dpcr.analytic_head import AnalyticHead
 from dpcr.bank_state import check_moments, part
 from dpcr.projectors import Projector
-from dpcr.shift_accumulator import ShiftAccumulator
 from dpcr.shift_map import ShiftMap
 from lipogram.analytic.settings import whole
 from lipogram.analytic.state import read_state, write_state
@@ -96,9 +95,8 @@ def _restored(
             check_moments(statistics)
             setattr(calibrator, name, statistics)
     moved = {name: tensor.to(device) for name, tensor in tensors.items()}
-    calibrator.pairs = ShiftAccumulator.of_state(
-        tensors, described["pairs"], "pairs/", device=device
-    )
+    pairs = type(calibrator.pairs)
+    calibrator.pairs = pairs.of_state(tensors, described["pairs"], "pairs/", device=device)
     if described["head"] is not None:
         calibrator.head = AnalyticHead.of_state(moved, described["head"], "head/")
     if described["shift"] is not None:

@@ -16,10 +16,11 @@ from torch import Tensor
 from dpcr.analytic_head import AnalyticHead
 from dpcr.calibration import RULES, CategoryProjection, calibrate, check_cip
 from dpcr.calibrator_state import read_calibrator, write_calibrator
+from dpcr.held_out_classes import HeldOutClasses
 from dpcr.projectors import Projector, class_projector
 from dpcr.reconstruction import Normalize, check_reconstruction, reconstruct
-from dpcr.shift_accumulator import ShiftAccumulator, width
-from dpcr.shift_map import Prior, ShiftMap
+from dpcr.shift_accumulator import ShiftAccumulator, checked_pair, width
+from dpcr.shift_map import Prior, ShiftMap, prior_for
 from lipogram.analytic.gram_store import STORAGES, Storage
 from lipogram.analytic.labels import Label
 from lipogram.analytic.settings import flag, one_of
@@ -41,8 +42,11 @@ class DriftCalibrator:
 
     Args:
         gamma: ridge γ of the head, see :func:`dpcr.reconstruct`.
-        eps: ridge ε of the shift map, see :meth:`dpcr.ShiftAccumulator.solve`.
-        prior: what a direction without rows does: ``"zero"`` or ``"identity"``.
+        eps: ridge ε of the shift map: ``"classes"``, chosen by leaving out classes, whose errors
+            then widen the old statistics (:class:`dpcr.HeldOutClasses`; every batch needs labels);
+            or ``"auto"`` or a number, see :meth:`dpcr.ShiftAccumulator.solve`.
+        prior: what a direction without rows does: ``"zero"``, ``"identity"``, or ``"auto"``, which
+            is the identity where the widths are equal.
         bias: whether the shift map has an offset.
         cip: category-wise projection, see :func:`dpcr.calibrate`.
         normalize: ``"category"`` or None, see :func:`dpcr.reconstruct`.
@@ -65,7 +69,7 @@ class DriftCalibrator:
         InvalidSetting: a setting outside its values.
     """
 
-    pairs: ShiftAccumulator  # of the task at hand
+    pairs: ShiftAccumulator | HeldOutClasses  # of the task at hand
     observed: ClassStatistics | None  # its rows from observe()
     plain: ClassStatistics | None  # its rows from observe_new()
 
@@ -73,8 +77,8 @@ class DriftCalibrator:
         self,
         *,
         gamma: float = 200.0,
-        eps: float | Literal["auto"] = "auto",
-        prior: Prior = "zero",
+        eps: float | Literal["auto", "classes"] = "classes",
+        prior: Prior | Literal["auto"] = "auto",
         bias: bool = False,
         cip: CategoryProjection = "none",
         normalize: Normalize = "category",
@@ -85,7 +89,11 @@ class DriftCalibrator:
         device: torch.device | str = "cpu",
     ) -> None:
         check_reconstruction(gamma, normalize)
-        ShiftAccumulator.check_settings(eps=eps, prior=prior, bias=bias)
+        ShiftAccumulator.check_settings(
+            eps="auto" if eps == "classes" else eps,
+            prior="zero" if prior == "auto" else prior,
+            bias=bias,
+        )
         check_cip(cip)
         one_of("repeat", repeat, ("error", "merge"))
         one_of("head_rows", head_rows, ("stored", "observed"))
@@ -93,6 +101,10 @@ class DriftCalibrator:
         if flag("pooled", pooled) and cip != "none":
             raise InvalidSetting(
                 f'cip={cip!r} needs one second moment a class: use pooled=False, or cip="none"'
+            )
+        if eps == "classes" and (bias or cip != "none"):
+            raise InvalidSetting(
+                'eps="classes" fits no offset and goes with cip="none" only: use eps="auto"'
             )
         if cip != "none" and bias:
             raise InvalidSetting(f"cip={cip!r} takes no bias: an offset leaves the row space")
@@ -129,16 +141,24 @@ class DriftCalibrator:
                 )
             self.observed = self._with_rows(self.observed, x_new, y)
             return self
-        old, new = self.pairs.pair(x_old, x_new)
+        old, new = checked_pair(x_old, x_new, self.pairs.widths, self.device)
         if self.bank is not None and old.shape[1] != self.bank.n_features:
             raise InvalidFeatures(
                 f"old features have width {old.shape[1]}, those of the last task had "
                 f"{self.bank.n_features}"
             )
         self._check_width(new.shape[1])
+        if y is None and isinstance(self.pairs, HeldOutClasses):
+            raise InvalidLabels(
+                'a batch without labels: eps="classes" leaves out classes; eps="auto" takes pairs '
+                "without"
+            )
         if y is not None:
             self.observed = self._with_rows(self.observed, x_new, y)
-        self.pairs.update(old, new)
+        if isinstance(self.pairs, HeldOutClasses):
+            self.pairs.update(old, new, y)
+        else:
+            self.pairs.update(old, new)
         return self
 
     def observe_new(self, x_new: Any, y: Any) -> Self:
@@ -216,7 +236,8 @@ class DriftCalibrator:
             IncompatibleFeatures: other widths, or another history.
         """
         self._check_history(other)
-        pairs = self.pairs.copy().merge(other.pairs)
+        pairs: Any = self.pairs.copy()
+        pairs.merge(other.pairs)
         observed = _merged(self.observed, other.observed)
         plain = _merged(self.plain, other.plain)
         self.pairs, self.observed, self.plain = pairs, observed, plain
@@ -289,7 +310,11 @@ class DriftCalibrator:
                 "moved: call observe(x_old, x_new), or finish(ShiftMap.identity(d)) if the network "
                 "did not change"
             )
-        return self.pairs.solve(eps=self.eps, prior=self.prior, bias=self.bias)
+        if isinstance(self.pairs, HeldOutClasses):
+            return self.pairs.solve(prior=self.prior)
+        assert self.eps != "classes"
+        prior = prior_for(self.pairs.widths) if self.prior == "auto" else self.prior
+        return self.pairs.solve(eps=self.eps, prior=prior, bias=self.bias)
 
     def _check_width(self, given: int) -> None:
         widths = {s.n_features for s in (self.observed, self.plain) if s is not None}
@@ -300,7 +325,8 @@ class DriftCalibrator:
             )
 
     def _begin(self) -> None:
-        self.pairs = ShiftAccumulator(device=self.device)
+        by_class = self.eps == "classes"
+        self.pairs = (HeldOutClasses if by_class else ShiftAccumulator)(device=self.device)
         self.observed = self.plain = None
 
     def _empty(self, n_features: int) -> ClassStatistics:

@@ -66,7 +66,7 @@ class ShiftAccumulator:
         Raises:
             InvalidFeatures: unequal numbers of rows, other widths than before, NaN or infinity.
         """
-        old, new = self.pair(x_old, x_new)
+        old, new = checked_pair(x_old, x_new, self.widths, self.device)
         if not len(old):
             return self
         with uninterrupted():
@@ -81,26 +81,6 @@ class ShiftAccumulator:
             self._sums = sums
             self.rows += len(old)
         return self
-
-    def pair(self, x_old: Any, x_new: Any) -> tuple[Tensor, Tensor]:
-        """Rows (n, d) and (n, e) in float64, checked as :meth:`update` checks them.
-
-        Raises:
-            InvalidFeatures: unequal numbers of rows, other widths than before, NaN or infinity.
-        """
-        d, e = self.widths or (width(x_old), width(x_new))
-        rows = []
-        for name, given, columns in (("old", x_old, d), ("new", x_new, e)):
-            try:
-                rows.append(as_rows(given, columns, device=self.device).double())
-            except InvalidFeatures as error:
-                raise InvalidFeatures(f"{name} features: {error}") from None
-        if len(rows[0]) != len(rows[1]):
-            raise InvalidFeatures(
-                f"{len(rows[0])} rows of old features, {len(rows[1])} of new ones: both must be of "
-                "the same samples, in one order"
-            )
-        return rows[0], rows[1]
 
     def merge(self, other: ShiftAccumulator) -> Self:
         """Add another worker's sums.
@@ -299,6 +279,29 @@ class ShiftAccumulator:
                 IllConditioned,
                 stacklevel=3,
             )
+
+
+def checked_pair(
+    x_old: Any, x_new: Any, widths: tuple[int, int] | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Rows (n, d) and (n, e) of the same samples, float64.
+
+    Raises:
+        InvalidFeatures: unequal numbers of rows, other widths than before, NaN or infinity.
+    """
+    d, e = widths or (width(x_old), width(x_new))
+    rows = []
+    for name, given, columns in (("old", x_old, d), ("new", x_new, e)):
+        try:
+            rows.append(as_rows(given, columns, device=device).double())
+        except InvalidFeatures as error:
+            raise InvalidFeatures(f"{name} features: {error}") from None
+    if len(rows[0]) != len(rows[1]):
+        raise InvalidFeatures(
+            f"{len(rows[0])} rows of old features, {len(rows[1])} of new ones: both must be of "
+            "the same samples, in one order"
+        )
+    return rows[0], rows[1]
 
 
 def width(rows: Any) -> int:

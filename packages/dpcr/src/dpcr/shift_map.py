@@ -19,6 +19,11 @@ from lipogram.errors import CorruptState, IncompatibleFeatures
 Prior = Literal["zero", "identity"]
 
 
+def prior_for(widths: tuple[int, int] | None) -> Prior:
+    """What to believe before a pair is seen: that features stayed, where they can have."""
+    return "identity" if widths is not None and widths[0] == widths[1] else "zero"
+
+
 @dataclass(frozen=True, eq=False)
 class ShiftMap:
     """An affine map ``x → Pᵀx + b`` between the features of two networks.
@@ -91,6 +96,10 @@ class ShiftMap:
         if self.offset is not None:
             carried = matmul(self.offset[None], later.matrix)[0]
             offset = carried if offset is None else carried + offset
+        noise = later.noise
+        if self.noise is not None:
+            carried = matmul(later.matrix.T.contiguous(), matmul(self.noise, later.matrix))
+            noise = carried if noise is None else carried + noise
         return ShiftMap(
             matmul(self.matrix, later.matrix),
             offset,
@@ -98,6 +107,7 @@ class ShiftMap:
             rows=min(self.rows, later.rows),
             old_space=self.old_space,
             new_space=later.new_space,
+            noise=noise,
         )
 
     def state(self, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -105,6 +115,8 @@ class ShiftMap:
         tensors = {f"{prefix}matrix": self.matrix.contiguous()}
         if self.offset is not None:
             tensors[f"{prefix}offset"] = self.offset
+        if self.noise is not None:
+            tensors[f"{prefix}noise"] = self.noise.contiguous()
         names = ("eps", "rank", "rows", "residual", "old_space", "new_space")
         return tensors, {name: getattr(self, name) for name in names}
 
@@ -116,12 +128,17 @@ class ShiftMap:
             CorruptState: tensors that make no map.
         """
         matrix, offset = tensors[f"{prefix}matrix"], tensors.get(f"{prefix}offset")
+        noise = tensors.get(f"{prefix}noise")
         fits = matrix.ndim == 2 and matrix.numel() and matrix.dtype == torch.float64
         if offset is not None:
             fits = fits and offset.dtype == torch.float64 and offset.shape == matrix.shape[1:]
+        if noise is not None:
+            square = (matrix.shape[-1], matrix.shape[-1])
+            fits = fits and noise.dtype == torch.float64 and tuple(noise.shape) == square
+            fits = fits and torch.equal(noise, noise.T) and bool((noise.diagonal() >= 0).all())
         if not fits:
             raise CorruptState(f"the shift map is {matrix.dtype} {tuple(matrix.shape)}")
-        return cls(matrix, offset, **described)
+        return cls(matrix, offset, noise=noise, **described)
 
 
 def fit_shift(

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.linalg import lapack
 from torch import Tensor
 
-from lipogram.analytic.blas import matmul
+from lipogram.analytic.blas import matmul, on_cpu
 from lipogram.analytic.solve import RidgeSystem, eigen_path
 
 EPS = torch.finfo(torch.float64).eps
@@ -88,9 +89,14 @@ class RidgePath:
 
 def ridge_path(system: RidgeSystem, *, bias: bool = False) -> RidgePath:
     """The path of a system whose targets have width e; centred sums where there is a bias."""
-    values, vectors, projected = eigen_path(system, fit_intercept=bias)
-    d, scale = len(values), float(values.mean())
-    kept = values > values.max() * d * EPS
+    gram, cross = system.centred if bias else (system.gram, system.cross)
+    d, scale = len(gram), float(gram.diagonal().mean())
+    if 2 * system.rows < d and on_cpu(gram):
+        values, vectors = few_axes(gram)
+        projected = matmul(vectors.T.contiguous(), cross)
+    else:
+        values, vectors, projected = eigen_path(system, fit_intercept=bias)
+    kept = values > (values.max() if len(values) else 0.0) * d * EPS
     values, vectors, projected = values[kept], vectors[:, kept].contiguous(), projected[kept]
     energy = system.energy
     if bias and system.mass > 0:
@@ -100,3 +106,19 @@ def ridge_path(system: RidgeSystem, *, bias: bool = False) -> RidgePath:
     if not free or unexplained < 8 * d * EPS * system.energy:
         unexplained = 0.0
     return RidgePath(values, vectors, projected, scale, free, unexplained)
+
+
+def few_axes(lower: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (r,) and eigenvectors (d, r) of a matrix (d, d) of low rank r, ascending.
+
+    A pivoted Cholesky factor ``A = L Lᵀ`` of d·r numbers takes d r² operations, and ``LᵀL`` has the
+    same eigenvalues: a few hundred rows of a thousand features take a fifth of the full time.
+    """
+    factor, pivots, rank, _ = lapack.dpstrf(lower.numpy(), lower=1, tol=-1.0)
+    left = np.tril(factor)[:, :rank]
+    values, inner = np.linalg.eigh(left.T @ left)
+    sound = values > (values[-1] if rank else 0.0) * len(lower) * EPS
+    values, inner = values[sound], inner[:, sound]
+    vectors = np.empty((len(lower), len(values)))
+    vectors[pivots - 1] = left @ (inner / np.sqrt(values))
+    return torch.from_numpy(values), torch.from_numpy(vectors)
