@@ -79,6 +79,7 @@ def test_both_parts_become_features(birds, tmp_path, monkeypatch):
     ],
 )
 def test_a_damaged_list_is_refused(name, text, match, birds):
+    (birds / "secret.jpg").write_bytes(b"outside of the data set")
     (birds / "CUB_200_2011" / name).write_text(text)
     with pytest.raises(CorruptState, match=match):
         datasets.cub200(folder=birds)

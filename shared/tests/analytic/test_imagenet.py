@@ -78,7 +78,7 @@ def test_the_kaggle_layout(kaggle):
     "line", ["../../x,n01440764 1 2 3 4", "gone,n01440764 1 2", "a,b,c", "ILSVRC2012_val_00000009,"]
 )
 def test_a_wrong_line_of_the_table_is_refused(line, kaggle):
-    (kaggle / "x.JPEG").write_bytes(b"x")
+    (kaggle / "ILSVRC" / "Data" / "x.JPEG").write_bytes(b"outside of the data set")
     table = kaggle / "LOC_val_solution.csv"
     table.write_text(f"ImageId,PredictionString\n{line}\n")
     with pytest.raises(CorruptState):
