@@ -34,7 +34,7 @@ class RidgePath:
         projected: ``Z = VᵀC`` (r, e).
         scale: mean eigenvalue tr(A)/d, the unit of a relative ε.
         free: rows that are no parameter, ``n − r`` less one for an intercept; at least 0.
-        unexplained: ``RSS(0)``, 0 where it is rounding.
+        unexplained: ``RSS(0)``, at least 0.
     """
 
     values: Tensor
@@ -103,8 +103,8 @@ def ridge_path(system: RidgeSystem, *, bias: bool = False) -> RidgePath:
         energy -= float(system.target_sum.square().sum()) / system.mass
     free = max(system.rows - bias - len(values), 0)
     unexplained = energy - float((projected.square().sum(1) / values).sum())
-    if not free or unexplained < 8 * d * EPS * system.energy:
-        unexplained = 0.0
+    # Rows that can be interpolated leave nothing, and what rounding makes of nothing has a sign.
+    unexplained = max(unexplained, 0.0) if free else 0.0
     return RidgePath(values, vectors, projected, scale, free, unexplained)
 
 
