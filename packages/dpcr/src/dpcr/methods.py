@@ -100,7 +100,7 @@ def _maker(name: str) -> Callable[..., Method]:
 def _makers() -> Mapping[str, Callable[..., Method]]:
     from dpcr.geometric_translation import GeometricTranslation
     from dpcr.prototype_methods import AdversarialMean, NearestMean, ShiftedMean
-    from dpcr.statistics_methods import Calibrated, FirstNetwork, Joint, Stale
+    from dpcr.statistics_methods import Calibrated, FirstNetwork, Joint, Published, Stale
 
     return {
         "lwf": TrainingHead,
@@ -111,8 +111,12 @@ def _makers() -> Mapping[str, Callable[..., Method]]:
         "adc": AdversarialMean,
         "fetril": GeometricTranslation,
         "dpcr": Calibrated,
+        "dpcr-published": Published,
         "oracle": Joint,
     }
 
 
-METHODS = ("lwf", "stale", "frozen", "ncm", "ncm+shift", "adc", "fetril", "dpcr", "oracle")
+METHODS = (
+    *("lwf", "stale", "frozen", "ncm", "ncm+shift", "adc", "fetril"),
+    *("dpcr", "dpcr-published", "oracle"),
+)

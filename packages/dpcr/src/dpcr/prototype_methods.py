@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from dpcr.adversarial import Attack, adversarial_drift
+from dpcr.held_out_classes import HeldOutClasses
 from dpcr.methods import Method
 from dpcr.shift_accumulator import ShiftAccumulator
-from dpcr.shift_map import Prior, fit_shift
+from dpcr.shift_map import Prior, prior_for
 from dpcr.task_context import TaskContext, TestContext
 from lipogram.analytic.blas import matmul
 from lipogram.errors import InvalidSetting
@@ -60,27 +61,36 @@ class ShiftedMean(NearestMean):
     descent.
 
     Args:
-        eps: ridge of the map, see :meth:`dpcr.ShiftAccumulator.solve`.
-        prior: what a direction without rows does.
-        bias: whether the map has an offset.
+        eps: ridge of the map: ``"auto"`` or a number, see :meth:`dpcr.ShiftAccumulator.solve`, or
+            ``"classes"``, see :class:`dpcr.HeldOutClasses`.
+        prior: what a direction without rows does; ``"auto"`` is the identity where widths agree.
+        bias: whether the map has an offset; not with ``"classes"``.
     """
 
     def __init__(
         self,
         *,
-        eps: float | Literal["auto"] = "auto",
-        prior: Prior = "zero",
+        eps: float | Literal["auto", "classes"] = "auto",
+        prior: Prior | Literal["auto"] = "zero",
         bias: bool = False,
     ) -> None:
         super().__init__()
-        ShiftAccumulator.check_settings(eps=eps, prior=prior, bias=bias)
+        ShiftAccumulator.check_settings(
+            eps="auto" if eps == "classes" else eps,
+            prior="zero" if prior == "auto" else prior,
+            bias=bias,
+        )
+        if eps == "classes" and bias:
+            raise InvalidSetting('eps="classes" fits no offset: use eps="auto"')
         self.eps, self.prior, self.bias = eps, prior, bias
 
     def _moved(self, means: Tensor, task: TaskContext) -> Tensor:
-        shift = fit_shift(
-            task.old_features, task.features, eps=self.eps, prior=self.prior, bias=self.bias
-        )
-        return shift(means)
+        if self.eps == "classes":
+            pairs = HeldOutClasses().update(task.old_features, task.features, task.labels)
+            return pairs.solve(prior=self.prior)(means)
+        sums = ShiftAccumulator().update(task.old_features, task.features)
+        prior = prior_for(sums.widths) if self.prior == "auto" else self.prior
+        return sums.solve(eps=self.eps, prior=prior, bias=self.bias)(means)
 
 
 class AdversarialMean(NearestMean):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -9,11 +10,15 @@ from torch import Tensor
 from dpcr.analytic_head import AnalyticHead
 from dpcr.calibration import CategoryProjection
 from dpcr.drift_calibrator import DriftCalibrator
+from dpcr.held_out_classes import HeldOutClasses
 from dpcr.methods import Method
 from dpcr.reconstruction import Normalize, check_reconstruction, reconstruct
 from dpcr.shift_map import Prior, ShiftMap
 from dpcr.task_context import TaskContext, TestContext
+from lipogram.analytic.settings import flag
 from lipogram.analytic.statistics import ClassStatistics
+
+PUBLISHED_EPS = 1e-9  # theirs is absolute; as a share of the mean eigenvalue it is as little
 
 
 class RidgeHead(Method):
@@ -55,8 +60,9 @@ class Calibrated(RidgeHead):
 
     Args:
         gamma, normalize: of the head.
-        eps, prior, bias: of the shift map, see :meth:`dpcr.ShiftAccumulator.solve`.
-        cip: category-wise projection, see :func:`dpcr.calibrate`.
+        eps, prior, bias, cip: of the shift map and the calibration, see
+            :class:`dpcr.DriftCalibrator`; by default the map that carries left-out classes best.
+        widen: with ``eps="classes"``, also add to old statistics what the map misses classes by.
     """
 
     def __init__(
@@ -64,12 +70,14 @@ class Calibrated(RidgeHead):
         *,
         gamma: float = 200.0,
         normalize: Normalize = "category",
-        eps: float | Literal["auto"] = "auto",
-        prior: Prior = "zero",
+        eps: float | Literal["auto", "classes"] = "classes",
+        prior: Prior | Literal["auto"] = "auto",
         bias: bool = False,
         cip: CategoryProjection = "none",
+        widen: bool = True,
     ) -> None:
         super().__init__(gamma=gamma, normalize=normalize)
+        self.widen = flag("widen", widen)
         self.calibrator = DriftCalibrator(
             gamma=gamma,
             normalize=normalize,
@@ -88,7 +96,21 @@ class Calibrated(RidgeHead):
         return {"eps": shift.eps, "rank": shift.rank, "residual": shift.residual}
 
     def _solve(self, task: TaskContext) -> AnalyticHead:
-        return self.calibrator.observe(task.old_features, task.features, task.labels).finish()
+        calibrator = self.calibrator.observe(task.old_features, task.features, task.labels)
+        if self.widen or not task.number or not isinstance(calibrator.pairs, HeldOutClasses):
+            return calibrator.finish()
+        shift = calibrator.pairs.solve(prior=self.calibrator.prior)
+        return calibrator.finish(replace(shift, noise=None))
+
+
+class Published(Calibrated):
+    """``dpcr-published``: as the paper has it, with nothing added.
+
+    ``P = (X_oldᵀX_old + εI)⁻¹X_oldᵀX_new`` with an ε that is next to nothing, in float64.
+    """
+
+    def __init__(self, *, gamma: float = 200.0, normalize: Normalize = "category") -> None:
+        super().__init__(gamma=gamma, normalize=normalize, eps=PUBLISHED_EPS, prior="zero")
 
 
 class Stale(RidgeHead):
