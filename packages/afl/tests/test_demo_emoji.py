@@ -5,9 +5,9 @@ import pytest
 
 from afl import demo_emoji
 from afl.demo_emoji import EmojiSettings, compare_vendors, headline_of, run_emoji
-from afl.emoji import EmojiFeatures, emoji_features
 from afl.page_emoji import draw_examples, emoji_sections
 from lipogram import assets
+from lipogram.analytic.emoji import EmojiFeatures, emoji_features
 from lipogram.analytic.sources import held_out
 from lipogram.errors import AssetMismatch, MissingAsset
 from lipogram.runs import Run

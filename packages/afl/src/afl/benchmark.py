@@ -16,11 +16,11 @@ from afl import wire
 from afl.absolute_aggregation import pairwise_law
 from afl.client_stats import ClientStats
 from afl.federation import Federation
-from afl.threads import one_thread
 from lipogram.analytic.buffer import RandomBuffer
 from lipogram.analytic.sources import features_of
 from lipogram.errors import MissingAsset, MissingExtra
 from lipogram.report import Table
+from lipogram.threads import one_thread
 
 FLOOR, MOST_MEGABYTES, MOST_UPLOAD = 300.0, 200.0, 0.5
 UPLOAD_CLASSES = (10, 100)

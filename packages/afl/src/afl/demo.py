@@ -17,12 +17,12 @@ from afl.demo_emoji import EmojiSettings, headline_of, run_emoji
 from afl.page import write_page
 from afl.partitions import Positions, dirichlet_partition, iid_partition
 from afl.simulation import simulate
-from afl.threads import one_thread
 from afl.timeline import timeline
 from lipogram.analytic.buffer import RandomBuffer
 from lipogram.analytic.sources import Features, features_of
 from lipogram.errors import MissingAsset
 from lipogram.runs import Run
+from lipogram.threads import one_thread
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from afl.baselines import FedAvg, accuracy, standardised, train_by_rounds
 from afl.classifier import AFLClassifier
 from afl.client_stats import ClientStats
-from afl.emoji import EmojiFeatures, emoji_features
 from afl.federation import Federation
 from afl.head import LinearHead
 from afl.page_emoji import draw_examples
 from afl.partitions import Positions
 from afl.simulation import simulate
+from lipogram.analytic.emoji import EmojiFeatures, emoji_features
 from lipogram.errors import MissingAsset
 from lipogram.runs import Run
 

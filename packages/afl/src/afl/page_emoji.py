@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from afl.emoji import CREDITS, EmojiFeatures
+from lipogram.analytic.emoji import CREDITS, EmojiFeatures
 from lipogram.figure_style import INK, headline, new_figure, plain, save, short
 from lipogram.report import Section, Table
 from lipogram.runs import Run

@@ -10,26 +10,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from scipy.linalg import blas
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from air.classifier import AIRClassifier
 from lipogram.analytic.class_sums import CHUNK_ROWS
+from lipogram.analytic.published_recursion import published_recursion
 from lipogram.analytic.scenarios import long_tailed_counts
 from lipogram.analytic.statistics import ClassStatistics
 from lipogram.report import Table
-
-Result = TypeVar("Result")
+from lipogram.threads import libraries, one_thread, timed
 
 BATCH = 64
 SMALL_BATCH = 10
@@ -131,7 +127,7 @@ def run_benchmark(
         rows: n, all classes equally large, in random order.
         progress: told what is being measured.
     """
-    with one_thread() as threads:
+    with one_thread():
         rng = np.random.default_rng(0)
         features = np.maximum(rng.standard_normal((rows, width)), 0)
         labels = rng.permutation(np.arange(rows) % classes)
@@ -139,25 +135,30 @@ def run_benchmark(
             features[:1]
         )
         progress("class-wise")
-        class_wise, ours = _timed(lambda: _class_wise(features, labels))
+        class_wise, ours = timed(lambda: _class_wise(features, labels))
         progress("folded")
         by_class = np.argsort(labels, kind="stable")
-        folded, _ = _timed(lambda: _folded(features[by_class], labels[by_class], classes))
+        folded, _ = timed(lambda: _folded(features[by_class], labels[by_class], classes))
         progress("dense loop with inverse")
-        dense_loop, theirs = _timed(lambda: _dense_loop(features, labels, classes))
+        dense_loop, theirs = timed(lambda: _dense_loop(features, labels, classes))
         progress("accumulate, batches of 10")
-        sums, statistics = _timed(lambda: _accumulated(features, labels))
-        solve, _ = _timed(lambda: statistics.solve(0.1))
+        sums, statistics = timed(lambda: _accumulated(features, labels))
+        solve, _ = timed(lambda: statistics.solve(0.1))
         progress("dsyrk")
-        syrk, _ = _timed(lambda: _syrk(features))
+        syrk, _ = timed(lambda: _syrk(features))
         progress("naive recursion")
         part = RECURSION_BATCHES * SMALL_BATCH
-        recursion, _ = _timed(lambda: _recursion(features[:part], labels[:part], classes))
+        recursion, _ = timed(
+            lambda: published_recursion(
+                features[:part], labels[:part], classes, gamma=0.1, batch=SMALL_BATCH
+            )
+        )
+        ran_on = libraries()
     progress("memory")
     order = np.argsort(ours.classes_)
     scale = np.abs(theirs).max()
     return Benchmark(
-        setting=f"D={width}, K={classes}, n={rows}, float64, {threads}",
+        setting=f"D={width}, K={classes}, n={rows}, float64, {ran_on}",
         dense_loop=dense_loop,
         folded=folded,
         class_wise=class_wise,
@@ -168,29 +169,6 @@ def run_benchmark(
         difference=float(np.abs(ours.coef_[order].T - theirs).max() / scale),
         memory=_memory_above_start(),
     )
-
-
-@contextmanager
-def one_thread() -> Iterator[str]:
-    """One thread in numpy, scipy and torch; what they are is handed out as text."""
-    before = torch.get_num_threads()
-    with threadpool_limits(1):
-        torch.set_num_threads(1)
-        try:
-            found = {
-                " ".join(filter(None, map(pool.get, ("internal_api", "version", "architecture"))))
-                for pool in threadpool_info()
-                if pool["user_api"] == "blas"
-            }
-            yield f"1 thread, {', '.join(sorted(found))}, torch {torch.__version__}"
-        finally:
-            torch.set_num_threads(before)
-
-
-def _timed(work: Callable[[], Result]) -> tuple[float, Result]:
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
 
 
 def _class_wise(features: np.ndarray, labels: np.ndarray) -> AIRClassifier:
@@ -246,20 +224,6 @@ def _syrk(features: np.ndarray) -> None:
     total = np.zeros((features.shape[1],) * 2, order="F")
     for i in range(0, len(features), CHUNK_ROWS):
         blas.dsyrk(1.0, features[i : i + CHUNK_ROWS].T, beta=1.0, c=total, overwrite_c=1)
-
-
-def _recursion(features: np.ndarray, labels: np.ndarray, classes: int) -> torch.Tensor:
-    d = features.shape[1]
-    r = torch.eye(d, dtype=torch.float64) / 0.1
-    weight = torch.zeros(d, classes, dtype=torch.float64)
-    for i in range(0, len(labels), SMALL_BATCH):
-        x = torch.from_numpy(features[i : i + SMALL_BATCH])
-        y = torch.from_numpy(labels[i : i + SMALL_BATCH])
-        targets = torch.nn.functional.one_hot(y, classes).double()
-        k = torch.inverse(torch.eye(len(x), dtype=torch.float64) + x @ r @ x.T)
-        r -= r @ x.T @ k @ x @ r
-        weight += r @ x.T @ (targets - x @ weight)
-    return weight
 
 
 def _memory_above_start() -> int:

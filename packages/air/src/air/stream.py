@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from air.baselines import StreamLearner
 from lipogram.analytic.labels import Label
+from lipogram.analytic.linear_heads import StreamLearner
 from lipogram.analytic.metrics import accuracy, balanced_accuracy, per_class_accuracy
 from lipogram.analytic.scenarios import Task, exposed
 from lipogram.analytic.sources import Features

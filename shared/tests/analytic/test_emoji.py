@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from afl.emoji import VENDORS, emoji_features, emoji_groups
 from lipogram import assets
+from lipogram.analytic.emoji import VENDORS, emoji_features, emoji_groups
 from lipogram.analytic.sources import held_out
 from lipogram.errors import InvalidSetting, MissingAsset
 

@@ -1,3 +1,4 @@
+import time
 from contextlib import nullcontext
 
 import numpy as np
@@ -5,8 +6,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from afl import threads
-from afl.threads import one_thread
+from lipogram import threads
+from lipogram.threads import libraries, one_thread, timed
 
 
 def blas_threads():
@@ -43,3 +44,18 @@ def test_torch_is_told_even_where_its_threads_are_of_no_known_library(two_thread
     with one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
+
+
+def test_what_a_timing_ran_on_is_told_with_the_threads_of_now(two_threads):
+    assert libraries().startswith("2 threads, ")
+    with one_thread():
+        assert libraries().startswith("1 thread, ")
+    assert libraries().endswith(f", torch {torch.__version__}")
+    names = {pool["internal_api"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+    assert all(name in libraries() for name in names)
+
+
+def test_a_call_is_timed_and_answers():
+    seconds, answer = timed(lambda: time.sleep(0.02) or 7)
+    assert answer == 7
+    assert 0.02 <= seconds < 5
