@@ -1,0 +1,112 @@
+"""How far a training has come, in a file that another process can go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpcr.checkpoints import load_module, module_tensors
+from dpcr.cosine_head import CosineClassifier
+from lipogram.analytic.state import read_state, write_state
+from lipogram.errors import CorruptState, RunMismatch
+from lipogram.settings import differences, plain
+
+KIND = "dpcr-training"
+
+
+class TrainingState:
+    """A network, the momentum of its optimizer, and what each epoch so far gave.
+
+    Attributes:
+        epoch: number of finished epochs.
+        losses, accuracies: of each. ``seconds``: of all.
+    """
+
+    def __init__(
+        self,
+        network: CosineClassifier,
+        optimizer: torch.optim.Optimizer,
+        identity: Mapping[str, Any],
+    ) -> None:
+        self.network, self.optimizer = network, optimizer
+        self.identity = plain(identity, "identity")
+        self.losses: list[float] = []
+        self.accuracies: list[float] = []
+        self.seconds = 0.0
+
+    @property
+    def epoch(self) -> int:
+        """Number of finished epochs."""
+        return len(self.losses)
+
+    def add(self, loss: float, accuracy: float, seconds: float) -> None:
+        """Count an epoch as finished."""
+        self.losses.append(loss)
+        self.accuracies.append(accuracy)
+        self.seconds += seconds
+
+    def save(self, path: Path) -> None:
+        """Write everything to one safetensors file, atomically."""
+        tensors = module_tensors(self.network, "network/")
+        for name, parameter in self.network.named_parameters():
+            momentum = self.optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum/{name}"] = momentum
+        told = {"losses": self.losses, "accuracies": self.accuracies, "seconds": self.seconds}
+        write_state(path, tensors, {"kind": KIND, "identity": self.identity, **told})
+
+    def load(self, path: Path) -> None:
+        """Go on from what :meth:`save` wrote.
+
+        Raises:
+            RunMismatch: it is of another training.
+            CorruptState: it is damaged.
+        """
+        tensors, described = read_state(path)
+        check_identity(path, KIND, described, self.identity)
+        parameters = dict(self.network.named_parameters())
+        momenta = {
+            name.removeprefix("momentum/"): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("momentum/")
+        }
+        losses, accuracies = described.get("losses"), described.get("accuracies")
+        seconds = described.get("seconds")
+        fits = _numbers(losses) and _numbers(accuracies) and _numbers([seconds])
+        fits = fits and len(losses) == len(accuracies)
+        fits = fits and all(
+            name in parameters and tensor.shape == parameters[name].shape
+            for name, tensor in momenta.items()
+        )
+        if not fits:
+            raise CorruptState(f"{path} is damaged: its parts do not fit together")
+        load_module(self.network, tensors, "network/")
+        for name, tensor in momenta.items():
+            self.optimizer.state[parameters[name]]["momentum_buffer"] = tensor.to(parameters[name])
+        self.losses, self.accuracies, self.seconds = list(losses), list(accuracies), float(seconds)
+
+
+def check_identity(
+    path: Path, kind: str, described: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    """See that a file is of a kind, and of what is asked for.
+
+    Raises:
+        CorruptState: it is of another kind.
+        RunMismatch: it is of something else; the message names the differences.
+    """
+    if described.get("kind") != kind:
+        raise CorruptState(f"{path} holds {described.get('kind')!r}, not {kind!r}")
+    found = differences(described.get("identity"), plain(identity, "identity"))
+    if found:
+        raise RunMismatch(
+            f"{path} is of other data or settings: {'; '.join(found)}. Choose another folder, or "
+            "the same data and settings to resume"
+        )
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(type(each) in (int, float) for each in values)
