@@ -4,20 +4,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dpcr.augmentation import (
-    CIFAR_MEAN,
-    CIFAR_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ImageRecipe,
-    ImageRows,
-    drawn_from,
-    image_recipe,
-)
+from dpcr.augmentation import ImageRecipe, ImageRows, drawn_from, image_recipe
 from lipogram.analytic.images import ArrayImages, FileImages
 from lipogram.analytic.sources import PARTED_SETS
 from lipogram.errors import BrokenImage, InvalidSetting
 
+CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 rng = np.random.default_rng(0)
 PIXELS = rng.integers(0, 256, (6, 32, 32, 3), np.uint8)
 IMAGES = ArrayImages("noise", PIXELS, [0, 1, 2, 0, 1, 2], ["a", "b", "c"])
@@ -74,6 +67,7 @@ def test_pad_and_crop_moves_by_at_most_four_pixels_and_mirrors() -> None:
         found.add(place)
     assert len(found) > 8
     assert len({place[2] for place in found}) == 2
+    assert max(abs(shift - 4) for place in found for shift in place[:2]) > 2
 
 
 def test_cifar_also_changes_colours() -> None:
@@ -120,6 +114,12 @@ def test_choices_depend_on_seed_epoch_and_image_alone() -> None:
     with pytest.raises(ZeroDivisionError), drawn_from(1, 2):
         torch.rand(1) / (1 // 0)
     assert torch.equal(torch.default_generator.get_state(), before)
+
+
+def test_images_of_one_epoch_are_changed_in_different_ways() -> None:
+    twins = ArrayImages("twins", np.repeat(PIXELS[:1], 8, axis=0), [0] * 8, ["a"])
+    rows = ImageRows(twins, ImageRecipe(32, train="pad and crop").train_transform())
+    assert len({rows[i][0].numpy().tobytes() for i in range(8)}) > 4
 
 
 def test_given_labels_replace_those_of_the_collection() -> None:

@@ -155,7 +155,7 @@ class Task:
 def run_benchmark(
     *, sizes: Sequence[tuple[int, int]] = SIZES, progress: Callable[[str], None]
 ) -> Benchmark:
-    """Measure both ways at each size, one thread. About two minutes at the default sizes.
+    """Measure both ways at each size, one thread. Half a minute at the default sizes.
 
     Args:
         sizes: pairs of d and the number of old classes.
