@@ -68,7 +68,7 @@ def run_study(
             others.
         InvalidSetting: settings that these data do not allow.
     """
-    run = Run.create(folder, study, package="lipogram-dpcr")
+    run = Run.create(folder, study.settings(), package="lipogram-dpcr")
     kept = Path(networks) if networks is not None else run.folder / "networks"
     done = {event["seed"] for event in run.events("seed")}
     for seed in study.seeds:
@@ -112,22 +112,29 @@ def _one_seed(
     if data.name != study.data:
         raise RunMismatch(f"the study is of data {study.data!r}, these are {data.name!r}")
     tasks = study.stream(data.train_labels, seed)
-    trained = TrainedNetworks(folder, data, tasks, study.train, seed=seed, device=device)
+    where = f"{data.name}, seed {seed}"
+
+    def said(line: str) -> None:
+        progress(f"{where}: {line}")
+
+    trained = TrainedNetworks(
+        folder, data, tasks, study.train, seed=seed, device=device, progress=said
+    )
     methods = {name: study.method(name) for name in study.methods}
     logged = {event["task"]: event for event in run.events("task") if event["seed"] == seed}
     looks = []
     for t, task in enumerate(tasks):
-        progress(f"{data.name}, seed {seed}, task {t + 1} of {len(tasks)}: training")
+        said(f"task {t + 1} of {len(tasks)}, training")
         network = trained.after(t)
-        progress(f"{data.name}, seed {seed}, task {t + 1} of {len(tasks)}: classifiers")
+        said(f"task {t + 1} of {len(tasks)}, classifiers")
         view = _View(study, data, tasks[: t + 1], trained, device)
         context, test = view.context(), view.test()
         results = {name: _looked(m, context, test, view, study) for name, m in methods.items()}
         looks.append(results)
         if t not in logged:
             classes = [data.called(label) for label in task.classes]
-            where = {"seed": seed, "task": t, "classes": classes, "samples": len(task.train)}
-            run.log("task", **where, training=network.report, methods=results)
+            told = {"seed": seed, "task": t, "classes": classes, "samples": len(task.train)}
+            run.log("task", **told, training=network.report, methods=results)
     names = [data.called(label) for label in tasks[-1].seen]
     run.log("seed", seed=seed, classes=names, methods={n: _figures(n, looks) for n in methods})
 

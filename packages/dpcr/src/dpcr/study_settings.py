@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from dpcr.methods import METHODS, Method, method_of, options_of
-from dpcr.training import TrainConfig
+from dpcr.train_settings import WITHOUT_EFFECT, TrainConfig
 from lipogram.analytic.scenarios import Task, class_incremental
 from lipogram.analytic.scenarios.class_order import ClassOrder
 from lipogram.analytic.settings import whole
 from lipogram.errors import InvalidSetting
+from lipogram.settings import settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,13 @@ class Study:
         unused = sorted(set(self.options) - set().union(*map(self._options, self.methods)))
         if unused:
             raise InvalidSetting(f"no method of this study has an option {unused[0]!r}")
+
+    def settings(self) -> dict[str, Any]:
+        """What a run's folder has to agree with: all but what has no effect on the figures."""
+        settings = settings_of(self)
+        for name in WITHOUT_EFFECT:
+            del settings["train"][name]
+        return settings
 
     def method(self, name: str) -> Method:
         """A new classifier of that name.
