@@ -152,6 +152,10 @@ class IllConditioned(UserWarning):
     """The solution has lost digits, or the ridge sits at the interpolation peak."""
 
 
+class FewPseudoFeatures(UserWarning):
+    """Drawn rows that are too few to stand for a distribution of so many features."""
+
+
 class OutOfOrder(UserWarning):
     """Rows of a stream that did not come in the order of time."""
 

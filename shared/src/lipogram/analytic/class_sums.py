@@ -11,7 +11,7 @@ regression asks for.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -195,6 +195,18 @@ class ClassSums:
         twin._mass, twin._sums = self._mass.copy(), self._sums.clone()
         twin._pool = Pool(self._pool.row_sum.clone(), self._pool.mass, self._pool.energy)
         return twin
+
+    # ------------------------------------------------------------------ of a derived class
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """What a derived class holds beside the sums, by name, for a file."""
+        return {}
+
+    def take_own(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over :meth:`own_tensors` from a file; KeyError or ValueError where they misfit."""
+
+    def reduce_own(self, mine: Self, own: Mapping[int, int], group: Any) -> None:
+        """Add up over processes what ``mine`` holds beside the sums; ``own`` maps slots to its."""
 
     # ------------------------------------------------------------------ update
 

@@ -119,6 +119,7 @@ def _total(
 ) -> ClassStatistics:
     total = _sums(statistics, plan, group, deterministic=deterministic)
     _matrices(total, statistics, plan, list(plan.held), group, deterministic=deterministic)
+    total.reduce_own(statistics, plan.own_slots(statistics), group)
     return total
 
 

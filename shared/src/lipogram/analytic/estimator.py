@@ -101,6 +101,10 @@ class AnalyticClassifier(RidgePredictor):
         """Whether one second moment serves all classes."""
         return True
 
+    def empty_statistics(self, n_features: int, **options: Any) -> ClassStatistics:
+        """Statistics without a row, of the kind that the method needs."""
+        return ClassStatistics(n_features, **options)
+
     def check_settings(self) -> None:
         """Raise InvalidSetting for settings that cannot work; called before anything is fitted."""
         if isinstance(self.gamma, str):
@@ -260,7 +264,7 @@ class AnalyticClassifier(RidgePredictor):
                 scale=self.buffer_scale,
                 seed=self.seed,
             )
-        statistics = ClassStatistics(
+        statistics = self.empty_statistics(
             feature_map.out_features if feature_map is not None else width,
             pooled=self._pooled(),
             storage=self.storage,

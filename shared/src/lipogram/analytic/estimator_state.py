@@ -71,6 +71,7 @@ def load_estimator(
         for i, part in enumerate(description["parts"]):
             shared = parts[0].feature_map if parts else None
             where: dict[str, Any] = {"device": device, "folder": folder, "feature_map": shared}
+            where["make"] = model.empty_statistics
             parts.append(restore(tensors, part, f"{i}/", **where))
         for part in parts:
             part._check_same_space(parts[0])

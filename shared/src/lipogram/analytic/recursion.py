@@ -8,6 +8,7 @@ with more digits and at a fraction of the cost: prefer :class:`lipogram.analytic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -17,9 +18,16 @@ from scipy.linalg import blas
 from torch import Tensor
 
 from lipogram.analytic.blas import matmul, on_cpu, symmetric
-from lipogram.analytic.labels import LabelIndex
+from lipogram.analytic.labels import Label, LabelIndex
 from lipogram.analytic.rows import as_rows, uninterrupted
-from lipogram.analytic.solve import check_gamma, cholesky, symmetric_product
+from lipogram.analytic.solve import (
+    RidgeSolution,
+    RidgeSystem,
+    check_gamma,
+    cholesky,
+    cholesky_solve,
+    symmetric_product,
+)
 from lipogram.errors import InvalidFeatures
 
 
@@ -52,8 +60,34 @@ class RecursiveRidge:
         """Labels (k,) in order of appearance."""
         return self.index.array()
 
-    def update(self, features: Any, labels: Any) -> Self:
+    @classmethod
+    def of_sums(cls, system: RidgeSystem, gamma: float, classes: Sequence[Label]) -> Self:
+        """The recursion as if it had seen the rows behind these sums.
+
+        Args:
+            system: sums (d, d) and (d, k).
+            gamma: ridge γ > 0.
+            classes: labels (k,) of the columns.
+        """
+        made = cls(system.gram.shape[0], gamma, device=system.gram.device)
+        factor, _ = cholesky(system.gram, made.gamma)
+        made._r = cholesky_solve(factor, made._r * made.gamma)  # (A + γI)⁻¹ I
+        made.weight = cholesky_solve(factor, system.cross)
+        made.index = LabelIndex(classes)
+        return made
+
+    def solution(self) -> RidgeSolution:
+        """The weights, with no estimate of their condition."""
+        zero = self.weight.new_zeros(self.weight.shape[1])
+        return RidgeSolution(self.weight, zero, float("nan"), 0.0)
+
+    def update(self, features: Any, labels: Any, *, target: float = 1.0) -> Self:
         """Learn from rows (n, d) with labels (n,); all of them or, on bad input, none.
+
+        Args:
+            features: (n, d); a row of weight w is its features times ``√w``.
+            labels: (n,).
+            target: what a row scores in its class's column, ``√w`` for such a row.
 
         Raises:
             InvalidFeatures, InvalidLabels: see there.
@@ -69,16 +103,16 @@ class RecursiveRidge:
             piece = max(1, self.n_features // 8)
             where = torch.from_numpy(slots).to(rows.device)
             for i in range(0, len(rows), piece):
-                self._update(rows[i : i + piece], where[i : i + piece])
+                self._update(rows[i : i + piece], where[i : i + piece], target)
         return self
 
-    def _update(self, x: Tensor, slots: Tensor) -> None:
+    def _update(self, x: Tensor, slots: Tensor, target: float) -> None:
         p = symmetric_product(self._r, x.T.contiguous())  # R Xᵀ
         # S = I + X R Xᵀ = L Lᵀ; with Q = R Xᵀ L⁻ᵀ both updates are products with Q.
         factor, _ = cholesky(matmul(x, p), 1.0)
         q = torch.linalg.solve_triangular(factor.tril(), p.T, upper=False)  # Qᵀ
         residual = -matmul(x, self.weight)
-        residual[torch.arange(len(x), device=x.device), slots] += 1.0
+        residual[torch.arange(len(x), device=x.device), slots] += target
         gain = torch.linalg.solve_triangular(factor.tril(), residual, upper=False)
         self.weight = self.weight + matmul(q.T.contiguous(), gain)
         if on_cpu(self._r):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ def describe(
         "sums": statistics._sums,
         "pool/row_sum": pool.row_sum,
         **{f"gram/{slot}": gram.tensor() for slot, gram in held.grams.items()},
+        **{f"own/{name}": tensor for name, tensor in statistics.own_tensors().items()},
     }
     described: dict[str, Any] = {
         "n_features": statistics.n_features,
@@ -64,6 +65,7 @@ def restore(
     device: torch.device | str = "cpu",
     folder: str | None = None,
     feature_map: Buffer | None = None,
+    make: Callable[..., ClassStatistics] = ClassStatistics,
 ) -> ClassStatistics:
     """The statistics that :func:`describe` described.
 
@@ -74,6 +76,7 @@ def restore(
         device: where the sums shall live.
         folder: where files of memory-mapped storage go.
         feature_map: a map that is built already and serves if its fingerprint is the described one.
+        make: makes empty statistics from a width and settings; of a derived class where it was one.
 
     Raises:
         CorruptState: a shape, a dtype, a sign or a count that no statistics can have, or a feature
@@ -81,7 +84,7 @@ def restore(
     """
     named = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     try:
-        return _restore(named, described, torch.device(device), folder, feature_map)
+        return _restore(named, described, torch.device(device), folder, feature_map, make)
     except CorruptState:
         raise
     except (LipogramError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -94,6 +97,7 @@ def _restore(
     device: torch.device,
     folder: str | None,
     feature_map: Buffer | None,
+    make: Callable[..., ClassStatistics],
 ) -> ClassStatistics:
     d = whole("n_features", described["n_features"], most=WIDEST)
     labels = _labels(described["classes"])
@@ -105,7 +109,7 @@ def _restore(
     _require(_non_negative(mass), "a summed weight is negative")
     budget, space = described["memory_budget"], described["space"]
     _require(isinstance(space, str), f"the space is {space!r}")
-    statistics = ClassStatistics(
+    statistics = make(
         d,
         pooled=flag("pooled", described["pooled"]),
         storage=described["storage"],
@@ -141,6 +145,8 @@ def _restore(
     expected = set() if statistics.pooled else opened
     expected |= {POOL} if statistics.frozen or (statistics.pooled and opened) else set()
     _require(expected <= set(statistics.store.grams), "the matrix of a class is missing")
+    own = {name.removeprefix("own/"): t for name, t in tensors.items() if name.startswith("own/")}
+    statistics.take_own(own)
     return statistics
 
 

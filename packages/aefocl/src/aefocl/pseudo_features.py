@@ -1,0 +1,230 @@
+"""Pseudo-features: what a class might have looked like, drawn from its own mean and spread.
+
+AEF-OCL's generator (Zhuang et al., arXiv 2405.17779) fills each class up to the largest one with
+``ẑ = μ_y + τ σ_y ⊙ ε``, ε ~ N(0, I). Beyond it: fewer rows of a larger weight, covariances that are
+not diagonal, quieter samplers, and, where no buffer stands in between, the expectation itself:
+
+    ``E[Σ ẑẑᵀ] = n_y (μ_y μ_yᵀ + τ² Σ_y)``  and  ``E[Σ ẑ] = n_y μ_y``.
+
+What is drawn for a class follows from the seed, its label, its count and the number wanted, and
+from nothing else: asked again, or after a restart, the same rows come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aefocl.class_moments import Moments
+from aefocl.stream_statistics import StreamStatistics
+from lipogram.analytic.blas import matmul, symmetric
+from lipogram.analytic.labels import Label
+from lipogram.analytic.solve import RidgeSystem, cholesky
+from lipogram.errors import InvalidSetting
+
+Sampler = Literal["iid", "antithetic", "sobol", "expected"]
+FEW_ROWS = 5  # below it min_std="pooled" trusts the other classes' spread more
+LARGEST_SOBOL = torch.quasirandom.SobolEngine.MAXDIM
+
+
+def lowrank(covariance: object) -> int:
+    """Directions r of ``"lowrank:r"``; 0 for another covariance.
+
+    Raises:
+        InvalidSetting: an unknown covariance.
+    """
+    if covariance in ("diag", "shared", "diag+shared"):
+        return 0
+    if isinstance(covariance, str) and covariance.startswith("lowrank:"):
+        rank = covariance.removeprefix("lowrank:")
+        if rank.isdecimal() and int(rank) > 0:
+            return int(rank)
+    raise InvalidSetting(
+        f"covariance is {covariance!r}, it must be diag, shared, diag+shared or lowrank:R with a "
+        "whole number R of at least 1"
+    )
+
+
+def wanted(mass: NDArray[np.float64], balance_to: str | int) -> NDArray[np.float64]:
+    """Pseudo-features that each class lacks (k,): up to the target, for classes that have a row.
+
+    Args:
+        mass: summed weights of each class (k,), its number of rows where these are 1.
+        balance_to: ``"max"``, ``"median"`` of the classes that have rows, or a number of rows.
+    """
+    present = mass[mass > 0]
+    if not len(present):
+        return np.zeros(len(mass))
+    if balance_to == "max":
+        target = float(present.max())
+    elif balance_to == "median":
+        target = float(np.median(present))
+    else:
+        target = float(balance_to)
+    lacking: NDArray[np.float64] = np.where(mass > 0, np.maximum(target - mass, 0), 0.0)
+    return lacking
+
+
+@dataclass(frozen=True)
+class PseudoFeatures:
+    """The distribution that each class's pseudo-features are drawn from.
+
+    Attributes:
+        statistics: of the real rows.
+        noise: τ ≥ 0.
+        covariance: ``"diag"``, Σ_y = diag(σ_y²), the paper's; ``"shared"``, the pooled within-class
+            covariance S for all classes; ``"diag+shared"``, their sum; ``"lowrank:r"``, the r
+            strongest directions of each class and the rest of its diagonal.
+        sampler: ``"iid"``; ``"antithetic"``, pairs mirrored at the mean; ``"sobol"``, a scrambled
+            low-discrepancy sequence.
+        min_std: ``"pooled"`` takes the pooled σ for classes of fewer than five rows; None does not
+            (a class of one row repeats it).
+        seed: of all draws.
+    """
+
+    statistics: StreamStatistics
+    noise: float = 1.0
+    covariance: str = "diag"
+    sampler: Sampler = "iid"
+    min_std: Literal["pooled"] | None = None
+    seed: int = 0
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """μ_y (k, d)."""
+        return self.statistics.moments.mean
+
+    @cached_property
+    def variance(self) -> Tensor:
+        """σ_y² (k, d), unbiased: ``M2/(N − 1)``, 0 for a class of one row; weights repeat rows."""
+        mass, m2 = self.statistics.moments.mass, self.statistics.moments.m2
+        free = (mass - 1).clamp(min=0)
+        variance = torch.where(free > 0, 1 / free.clamp(min=1e-300), 0.0)[:, None] * m2
+        if self.min_std == "pooled":
+            pooled = m2[free > 0].sum(0) / free.sum().clamp(min=1e-300)
+            few = (mass < FEW_ROWS) & (mass > 0)
+            variance = torch.where(few[:, None], torch.maximum(variance, pooled), variance)
+        return variance
+
+    @cached_property
+    def shared(self) -> Tensor:
+        """Pooled within-class covariance S (d, d), unbiased."""
+        held = self.statistics
+        gram = symmetric((held.incoming or held).reweight().gram)
+        mass, mean = held.moments.mass, self.mean
+        within = gram - matmul((mean * mass[:, None]).T.contiguous(), mean)
+        free = max(float(mass.sum()) - int((mass > 0).sum()), 1.0)
+        return within / free
+
+    def sample(self, label: Label, n: int) -> Tensor:
+        """Draw n pseudo-features (n, d) float64 of a class.
+
+        Raises:
+            UnknownClass: it was never seen.
+        """
+        slot = self.statistics.index.slot(label)
+        held = self.statistics.moments.classes[slot]
+        rank = lowrank(self.covariance)
+        parts = {"diag": 1, "shared": 1, "diag+shared": 2}.get(self.covariance, 2)
+        widths = [self.mean.shape[1]] * parts if not rank else [len(held.factor), held.mean.numel()]
+        epsilon = self._normal(n, sum(widths), label, held.mass)
+        first, second = epsilon[:, : widths[0]], epsilon[:, widths[0] :]
+        if self.covariance == "shared":
+            spread = matmul(first, self._root)
+        elif self.covariance == "diag+shared":
+            spread = first * self.variance[slot].sqrt() + matmul(second, self._root)
+        elif rank:
+            factor, rest = self._directions(slot, held)
+            spread = matmul(first, factor) + second * rest.sqrt()
+        else:
+            spread = first * self.variance[slot].sqrt()
+        return self.mean[slot] + self.noise * spread
+
+    def expected(self, system: RidgeSystem, needed: NDArray[np.float64]) -> RidgeSystem:
+        """The system with the expectation of all pseudo-features added; needs no buffer."""
+        n = torch.from_numpy(needed).to(self.mean.device)
+        sums = self.mean * n[:, None]
+        gram = system.gram + matmul(sums.T.contiguous(), self.mean)
+        spread = self.noise**2
+        if self.covariance in ("shared", "diag+shared"):
+            gram += self.shared * (spread * float(n.sum()))
+        if self.covariance in ("diag", "diag+shared"):
+            gram.diagonal().add_(spread * (n @ self.variance))
+        if lowrank(self.covariance):
+            for slot in np.flatnonzero(needed).tolist():
+                held = self.statistics.moments.classes[slot]
+                factor, rest = self._directions(slot, held)
+                scale = spread * float(n[slot])
+                gram += matmul(factor.T.contiguous(), factor) * scale
+                gram.diagonal().add_(scale * rest)
+        total = float(n.sum())
+        return RidgeSystem(
+            gram,
+            system.cross + sums.T,
+            system.row_sum + sums.sum(0),
+            system.target_sum + n,
+            system.mass + total,
+            system.energy + total,
+            system.rows + round(total),
+            system.accumulate,
+        )
+
+    # ------------------------------------------------------------------ inside
+
+    @cached_property
+    def _root(self) -> Tensor:
+        """R (d, d) with ``RᵀR = S``: rows ε of N(0, I) become rows ``ε R`` of N(0, S)."""
+        mean_variance = float(self.shared.diagonal().mean())
+        if not mean_variance > 0:
+            return torch.zeros_like(self.shared)
+        factor, _ = cholesky(self.shared.contiguous(), 1e-9 * mean_variance)
+        return factor.tril().T.contiguous()
+
+    def _directions(self, slot: int, held: Moments) -> tuple[Tensor, Tensor]:
+        """Rows whose Gram matrix is the strong part of Σ_y, and what they leave of its diagonal."""
+        factor = held.factor / (held.mass - 1) ** 0.5 if held.mass > 1 else held.factor * 0.0
+        rest = (self.variance[slot] - factor.square().sum(0)).clamp(min=0)
+        return factor, rest
+
+    def _normal(self, n: int, width: int, label: Label, mass: float) -> Tensor:
+        """ε (n, width) of the class, float64."""
+        key = json.dumps([self.seed, type(label).__name__, str(label), mass, n, self.sampler])
+        number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+        device = self.mean.device
+        if self.sampler == "sobol":
+            engine = torch.quasirandom.SobolEngine(width, scramble=True, seed=number)
+            uniform = engine.draw(n, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+            return (math.sqrt(2) * torch.erfinv(2 * uniform - 1)).to(device)
+        generator = torch.Generator().manual_seed(number)
+        half = n if self.sampler == "iid" else (n + 1) // 2
+        drawn = torch.randn(half, width, dtype=torch.float64, generator=generator)
+        if self.sampler == "antithetic":
+            drawn = torch.cat([drawn, -drawn])[:n]
+        return drawn.to(device)
+
+
+def check_sobol(sampler: object, covariance: str, width: int) -> None:
+    """Raise InvalidSetting where a low-discrepancy sequence has fewer dimensions than needed."""
+    dimensions = 2 * width if covariance == "diag+shared" else width + lowrank(covariance)
+    if sampler == "sobol" and dimensions > LARGEST_SOBOL:
+        raise InvalidSetting(
+            f'sampler="sobol" draws at most {LARGEST_SOBOL} dimensions, these features ask for '
+            f'{dimensions}: use "antithetic"'
+        )
+
+
+def of_settings(statistics: StreamStatistics, model: Any) -> PseudoFeatures:
+    """The distribution that an estimator's settings ask for."""
+    sampler = "iid" if model.sampler == "expected" else model.sampler
+    return PseudoFeatures(
+        statistics, float(model.noise), model.covariance, sampler, model.min_std, model.seed
+    )
