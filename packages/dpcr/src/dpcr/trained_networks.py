@@ -59,6 +59,7 @@ class TrainedNetworks:
         seed: of everything that is drawn.
         device: where to train, and where the networks are.
         progress: told of each epoch.
+        progress: told of each epoch.
     """
 
     def __init__(

@@ -26,8 +26,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from dpcr.cosine_head import CosineClassifier
-from dpcr.distillation import incremental_loss
+from dpcr.distillation import incremental_losses
+from dpcr.momentum_descent import MomentumDescent
 from dpcr.study_data import Samples, taken
+from dpcr.train_settings import WITHOUT_EFFECT
 from dpcr.train_settings import Phase as Phase
 from dpcr.train_settings import TrainConfig as TrainConfig
 from dpcr.training_state import TrainingState
@@ -45,7 +47,8 @@ class TrainReport:
     """What came of a training.
 
     Attributes:
-        samples: number of samples. ``epochs``: passes over them.
+        samples: number of samples.
+        epochs: passes over them.
         losses: mean loss of each epoch, as it was trained.
         accuracies: of each epoch, among the task's own classes, as it was trained.
         seconds: of all epochs, those before an interruption included.
@@ -85,7 +88,7 @@ def train_task(
     Args:
         network: backbone and a head that has the task's classes already.
         samples: a tensor (N, …) or a Dataset; one that has ``set_epoch`` is told each epoch.
-        slots: (n,) columns of the head, all of new classes.
+        slots: (n,) columns of the head.
         config: the settings.
         rows: (n,) positions of the samples that belong to the task; None for all.
         old: the network before the task, whose scores are distilled; None in the first.
@@ -95,12 +98,12 @@ def train_task(
         augment: changes a batch (b, …) on ``device`` at random, drawing from a CPU generator.
         checkpoint: file for every ``config.checkpoint_every`` epochs; one that is there is gone on
             from. All processes must see it.
-        identity: JSON values that say what is trained, and that a checkpoint has to agree with.
+        identity: JSON values that a checkpoint has to agree with, besides task, seed and settings.
         progress: told of each epoch.
 
     Raises:
         InvalidFeatures: no samples, or not as many as labels.
-        InvalidLabels: a column that is none of a new class.
+        InvalidLabels: a column that the head does not have.
         NotFinite: the loss is NaN or infinite; the network is of no more use.
         RunMismatch: the checkpoint is of another training.
         CorruptState: it is damaged.
@@ -114,17 +117,21 @@ def train_task(
     if old is not None:
         old.to(device).eval()
     phase = config.phase(task)
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=phase.lr, momentum=config.momentum, weight_decay=phase.weight_decay
+    descent = MomentumDescent(
+        dict(network.named_parameters()), momentum=config.momentum, weight_decay=phase.weight_decay
     )
-    state = TrainingState(network, optimizer, identity or {})
+    decisive = {k: v for k, v in asdict(config).items() if k not in WITHOUT_EFFECT}
+    told = {**(identity or {}), "task": task, "seed": seed, "train": decisive}
+    state = TrainingState(network, descent, told)
     if checkpoint is not None and checkpoint.is_file():
         state.load(checkpoint)
-    loop = _Loop(network, old, optimizer, phase, config, (seed, task), device, augment)
+    loop = _Loop(network, old, descent, phase, config, (seed, task), device, augment)
     while state.epoch < phase.epochs:
         start = time.perf_counter()
         loss, accuracy = loop.epoch(state.epoch, samples, rows, torch.from_numpy(slots))
         if not np.isfinite(loss):
+            if checkpoint is not None:
+                checkpoint.unlink(missing_ok=True)  # going on from it would end here again
             raise NotFinite(
                 f"the loss is {loss} in epoch {state.epoch + 1} of task {task}: lower the learning "
                 f"rate ({phase.lr}) or look for NaN in the samples"
@@ -150,14 +157,14 @@ class _Loop:
         self,
         network: CosineClassifier,
         old: CosineClassifier | None,
-        optimizer: torch.optim.Optimizer,
+        descent: MomentumDescent,
         phase: Phase,
         config: TrainConfig,
         numbers: tuple[int, int],
         device: torch.device,
         augment: Augment | None,
     ) -> None:
-        self.network, self.old, self.optimizer = network, old, optimizer
+        self.network, self.old, self.descent = network, old, descent
         self.phase, self.config, self.numbers = phase, config, numbers
         self.device, self.augment = device, augment
         self.rank, self.world = 0, 1
@@ -183,15 +190,16 @@ class _Loop:
         with _drawn(self.device, *numbers, self.rank) as generator:
             loaded = self._loaded(samples, [rows[each] for each in shown], generator)
             for step, x in enumerate(loaded):
-                group = self.optimizer.param_groups[0]
-                group["lr"] = self.phase.rate(epoch, step / len(batches))
                 y = slots[torch.from_numpy(shown[step])].to(self.device)
-                weight = len(shares[step]) * self.world / len(batches[step])
-                total += self._step(x, y, weight, generator) * len(shares[step])
+                counted = float(len(shares[step]) > 0)
+                lr = self.phase.rate(epoch, step / len(batches))
+                # Processes' gradients are averaged: this makes it the mean over the whole batch.
+                weight = counted * self.world / len(batches[step])
+                total += counted * self._step(x, y, weight, lr, generator)
         if self.world > 1:
             dist.all_reduce(total)
-        loss, hits, n = total.tolist()
-        return loss / n, hits / n
+        loss, hits, new = total.tolist()
+        return loss / len(rows), hits / new if new else 1.0
 
     def finish(self) -> None:
         """Give every process the running statistics of the first one."""
@@ -199,26 +207,30 @@ class _Loop:
             for buffer in self.network.buffers():
                 dist.broadcast(buffer, 0)
 
-    def _step(self, x: Tensor, y: Tensor, weight: float, generator: torch.Generator) -> Tensor:
+    def _step(
+        self, x: Tensor, y: Tensor, weight: float, lr: float, generator: torch.Generator
+    ) -> Tensor:
+        """Sums over the batch: losses, right answers among the new classes, samples of those."""
         x = x.to(self.device, non_blocking=True)
         if self.augment is not None:
             x = self.augment(x, generator)
         _train_mode(self.replica, len(x))
-        amp = self.config.amp
-        scores = self.replica(x, amp=amp)
+        config = self.config
+        scores = self.replica(x, amp=config.amp)
         kept = None
         if self.old is not None:
             with torch.no_grad():
-                kept = self.old(x, amp=amp)
-        loss = incremental_loss(
-            scores, y, kept, lam=self.config.lam, temperature=self.config.temperature
-        )
-        self.optimizer.zero_grad()
-        (loss * weight).backward()
-        self.optimizer.step()
+                kept = self.old(x, amp=config.amp)
+        losses = incremental_losses(scores, y, kept, lam=config.lam, temperature=config.temperature)
+        self.descent.clear()
+        (losses.sum() * weight).backward()
+        self.descent.step(lr)
         known = 0 if kept is None else kept.shape[1]
-        hits = (scores.detach()[:, known:].argmax(1) + known == y).double().mean()
-        return torch.stack([loss.detach().double(), hits, torch.ones_like(hits)])
+        new = y >= known
+        hits = torch.zeros_like(new)
+        if known < scores.shape[1]:
+            hits = scores.detach()[:, known:].argmax(1) + known == y
+        return torch.stack([each.detach().double().sum() for each in (losses, hits, new)])
 
     def _loaded(
         self, samples: Samples, batches: list[NDArray[Any]], generator: torch.Generator
@@ -276,10 +288,10 @@ def _check(rows: NDArray[Any], slots: NDArray[Any], known: int, classes: int) ->
         raise InvalidFeatures("there is no sample to train on")
     if slots.shape != (len(rows),):
         raise InvalidFeatures(f"{len(rows)} samples, labels {slots.shape}")
-    if slots.min() < known or slots.max() >= classes:
+    if slots.min() < 0 or slots.max() >= classes or known > classes:
         raise InvalidLabels(
-            f"columns {slots.min()} to {slots.max()} were given, those of new classes are {known} "
-            f"to {classes - 1}"
+            f"columns {slots.min()} to {slots.max()} were given, the head has {classes} classes "
+            f"and the one before {known}: grow it first"
         )
 
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dpcr.checkpoints import load_module, module_tensors
 from dpcr.cosine_head import CosineClassifier
+from dpcr.momentum_descent import MomentumDescent
 from lipogram.analytic.state import read_state, write_state
 from lipogram.errors import CorruptState, RunMismatch
 from lipogram.settings import differences, plain
@@ -18,7 +17,7 @@ KIND = "dpcr-training"
 
 
 class TrainingState:
-    """A network, the momentum of its optimizer, and what each epoch so far gave.
+    """A network, the momentum of its descent, and what each epoch so far gave.
 
     Attributes:
         epoch: number of finished epochs.
@@ -28,10 +27,10 @@ class TrainingState:
     def __init__(
         self,
         network: CosineClassifier,
-        optimizer: torch.optim.Optimizer,
+        descent: MomentumDescent,
         identity: Mapping[str, Any],
     ) -> None:
-        self.network, self.optimizer = network, optimizer
+        self.network, self.descent = network, descent
         self.identity = plain(identity, "identity")
         self.losses: list[float] = []
         self.accuracies: list[float] = []
@@ -51,10 +50,7 @@ class TrainingState:
     def save(self, path: Path) -> None:
         """Write everything to one safetensors file, atomically."""
         tensors = module_tensors(self.network, "network/")
-        for name, parameter in self.network.named_parameters():
-            momentum = self.optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum/{name}"] = momentum
+        tensors |= {f"velocity/{name}": v for name, v in self.descent.velocities.items()}
         told = {"losses": self.losses, "accuracies": self.accuracies, "seconds": self.seconds}
         write_state(path, tensors, {"kind": KIND, "identity": self.identity, **told})
 
@@ -67,11 +63,11 @@ class TrainingState:
         """
         tensors, described = read_state(path)
         check_identity(path, KIND, described, self.identity)
-        parameters = dict(self.network.named_parameters())
-        momenta = {
-            name.removeprefix("momentum/"): tensor
+        parameters = self.descent.parameters
+        velocities = {
+            name.removeprefix("velocity/"): tensor
             for name, tensor in tensors.items()
-            if name.startswith("momentum/")
+            if name.startswith("velocity/")
         }
         losses, accuracies = described.get("losses"), described.get("accuracies")
         seconds = described.get("seconds")
@@ -79,13 +75,12 @@ class TrainingState:
         fits = fits and len(losses) == len(accuracies)
         fits = fits and all(
             name in parameters and tensor.shape == parameters[name].shape
-            for name, tensor in momenta.items()
+            for name, tensor in velocities.items()
         )
         if not fits:
             raise CorruptState(f"{path} is damaged: its parts do not fit together")
         load_module(self.network, tensors, "network/")
-        for name, tensor in momenta.items():
-            self.optimizer.state[parameters[name]]["momentum_buffer"] = tensor.to(parameters[name])
+        self.descent.velocities = {n: v.to(parameters[n]) for n, v in velocities.items()}
         self.losses, self.accuracies, self.seconds = list(losses), list(accuracies), float(seconds)
 
 
