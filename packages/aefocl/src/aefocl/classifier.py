@@ -28,7 +28,7 @@ from lipogram.analytic.predictor import Solved
 from lipogram.analytic.recursion import RecursiveRidge
 from lipogram.analytic.rows import as_rows
 from lipogram.analytic.settings import one_of, whole
-from lipogram.analytic.solve import RidgeSolution, RidgeSystem
+from lipogram.analytic.solve import RidgeSolution
 from lipogram.errors import FewPseudoFeatures, InvalidSetting
 
 CHUNK = 8192  # pseudo-features that pass the buffer at a time, as the authors'
@@ -68,6 +68,9 @@ class AEFOCLClassifier(AnalyticClassifier):
     """
 
     statistics_: StreamStatistics
+    _other: Solved  # the head that is not in use by default
+    _balanced: bool | None
+    _recursion: RecursiveRidge | None
 
     def __init__(
         self,
@@ -335,8 +338,7 @@ class AEFOCLClassifier(AnalyticClassifier):
                     x = self.buffer_(part) if self.buffer_ is not None else part
                     copied.update(x * weight**0.5, labels, target=weight**0.5)
         if isinstance(copied, StreamStatistics):
-            system: RidgeSystem = copied.reweight()
-            return system.solve(self.gamma, fit_intercept=self.fit_intercept)
+            return copied.reweight().solve(self.gamma, fit_intercept=self.fit_intercept)
         return copied.solution()
 
     def _recursive(self) -> RecursiveRidge:
@@ -354,7 +356,7 @@ class AEFOCLClassifier(AnalyticClassifier):
         held: Any = self.statistics_
         parts = getattr(held, "parts", None)
         if parts is None:
-            return held  # type: ignore[no-any-return]
+            return self.statistics_
         total: StreamStatistics = parts[0].copy()
         for part in parts[1:]:
             total.merge(part)
