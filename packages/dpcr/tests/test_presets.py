@@ -1,23 +1,41 @@
 import re
 import subprocess
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
 
+from dpcr import DriftCalibrator
 from dpcr.augmentation import image_recipe
 from dpcr.presets import (
     DEVIATIONS,
     NAMES,
-    Phase,
     deviations_table,
     preset,
     presets_table,
 )
+from dpcr.train_settings import TrainConfig
 from lipogram.analytic.sources import IMAGE_SETS
 from lipogram.errors import InvalidSetting
 
+AUTHORS = TrainConfig(
+    first_epochs=200,
+    first_lr=0.1,
+    first_milestones=(60, 120, 160),
+    first_decay=0.1,
+    first_weight_decay=5e-4,
+    epochs=100,
+    lr=0.05,
+    milestones=(45, 90),
+    decay=0.1,
+    weight_decay=2e-4,
+    momentum=0.9,
+    batch_size=128,
+    lam=10.0,
+    temperature=2.0,
+    head_scale=1.0,
+)
 RECIPES = Path(__file__).parents[1] / "docs" / "recipes.md"
 
 
@@ -28,7 +46,7 @@ def test_every_preset_is_whole(name: str) -> None:
     assert found.dataset in IMAGE_SETS
     assert image_recipe(found.dataset).side in (32, 64, 224)
     assert found.init_cls + (found.n_tasks - 1) * found.increment == found.n_classes
-    assert max(found.first.milestones) < found.first.epochs
+    assert max(found.train.first_milestones) < found.train.first_epochs
     assert found.released == name.endswith("-released")
 
 
@@ -52,19 +70,21 @@ def test_intended_and_released_differ_where_the_code_shadows_its_settings() -> N
     }
     for name, (lr, lam, gamma) in intended.items():
         meant, runs = preset(f"{name}-10"), preset(f"{name}-10-released")
-        assert (meant.later.lr, meant.lam, meant.gamma) == (lr, lam, gamma)
-        assert (runs.later.lr, runs.lam, runs.gamma) == (0.05, 10, gamma)
-        first = Phase(epochs=200, lr=0.1, milestones=(60, 120, 160), weight_decay=5e-4)
-        assert meant.first == runs.first == first
-        assert runs.later == Phase(epochs=100, lr=0.05, milestones=(45, 90), weight_decay=2e-4)
-        assert (meant.cip, meant.stats_augment, meant.eps) == ("none", "none", "auto")
+        assert meant.gamma == runs.gamma == gamma
+        assert meant.train == replace(AUTHORS, lr=lr, lam=lam)
+        assert runs.train == AUTHORS
+        assert (meant.cip, meant.stats_augment) == ("none", "none")
+        assert (meant.eps, meant.prior) == ("classes", "auto")
         assert (runs.cip, runs.stats_augment) == ("official", "train")
+        assert (runs.eps, runs.prior) == (1e-12, "zero")
+        for each in (meant, runs):
+            DriftCalibrator(gamma=each.gamma, eps=each.eps, prior=each.prior, cip=each.cip)
         assert runs.reported == meant.reported
         assert not runs.pretrained
         differing = {
             f.name for f in fields(meant) if getattr(meant, f.name) != getattr(runs, f.name)
         }
-        assert differing <= {"name", "later", "lam", "eps", "cip", "stats_augment", "pretrained"}
+        assert differing <= {"name", "train", "eps", "prior", "cip", "stats_augment", "pretrained"}
 
 
 def test_stems_are_those_of_the_released_networks() -> None:
@@ -113,7 +133,7 @@ def test_the_recipes_state_the_presets() -> None:
     assert set(told) == {name for name in NAMES if "-b" not in name}
     for name, numbers in told.items():
         found = preset(name)
-        assert numbers == (found.gamma, found.later.lr, found.lam)
+        assert numbers == (found.gamma, found.train.lr, found.train.lam)
     for name in ("cifar100-10", "tinyimagenet-10", "imagenet100-10"):
         last, average = preset(name).reported or ()
         assert f"≈ {last} / {average}" in text
@@ -125,4 +145,4 @@ def test_the_tables_name_everything() -> None:
     row = next(row for row in table.rows if row[0] == "tinyimagenet-10")
     assert row == ["tinyimagenet-10", 10, "20+20", 2000.0, 0.001, 10.0, "≈ 35.2 / 47.6"]
     assert len(deviations_table().rows) == len(DEVIATIONS) >= 10
-    assert asdict(preset("cifar100-10"))["first"]["epochs"] == 200
+    assert asdict(preset("cifar100-10"))["train"]["first_epochs"] == 200

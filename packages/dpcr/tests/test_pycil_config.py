@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dpcr.pycil_config import legacy_class_order, pycil_config, read_pycil, top1_curve
+from dpcr.train_settings import TrainConfig
 from lipogram.errors import InvalidSetting
 
 LWF = {
@@ -29,7 +30,7 @@ def test_a_file_of_pycil_is_read(tmp_path) -> None:
     found = read_pycil(path)
     assert (found.dataset, found.init_cls, found.increment) == ("cifar100", 50, 10)
     assert (found.seeds, found.device, found.method) == ((1993, 7), "cuda:1", "lwf")
-    assert (found.gamma, found.eps, found.training) == (None, None, {})
+    assert (found.gamma, found.eps, found.train) == (None, None, TrainConfig())
     assert found.ignored == {
         "prefix": "reproduce",
         "memory_size": 2000,
@@ -43,17 +44,13 @@ def test_a_file_of_the_released_code_is_read() -> None:
         LWF
         | {"dataset": "ImageNet1000", "DPCR": True, "rg": 2000, "rg_tssp": 1e-9, "cosine": True}
         | {"resume": False, "model_dir": "here/", "device": ["-1"], "seed": 3}
-        | {"init_milestones": [60, 120], "lrate": 0.05, "lamda": 10, "T": 2, "batch_size": 128}
+        | {"init_milestones": [60, 120], "lrate": 0.03, "lamda": 7, "T": 3, "batch_size": 64}
     )
     assert (found.dataset, found.method, found.device) == ("imagenet", "dpcr", "cpu")
     assert (found.gamma, found.eps, found.seeds) == (2000.0, 1e-9, (3,))
-    assert found.training == {
-        "first_milestones": (60, 120),
-        "lr": 0.05,
-        "lam": 10,
-        "temperature": 2,
-        "batch_size": 128,
-    }
+    assert found.train == TrainConfig(
+        first_milestones=(60, 120), lr=0.03, lam=7, temperature=3, batch_size=64
+    )
 
 
 def test_defaults_are_those_of_the_toolboxes() -> None:
@@ -90,9 +87,12 @@ def test_the_class_order_is_that_of_numpys_legacy_generator() -> None:
         ({"device": -2}, "device is -2"),
         ({"rg": 0}, "rg is 0"),
         ({"rg_tssp": "1e-9"}, "rg_tssp is '1e-9'"),
-        ({"lrate": -0.1}, "lrate is -0.1"),
+        ({"lrate": -0.1}, "lr is -0.1"),
         ({"milestones": [45, 0]}, "milestones is 0"),
+        ({"init_milestones": 60}, "init_milestones is 60"),
         ({"batch_size": [128]}, "batch_size is"),
+        ({"init_epoch": 1.5}, "first_epochs is 1.5"),
+        ({"T": "2"}, "temperature is '2'"),
     ],
 )
 def test_what_makes_no_sense_is_named(given: dict, match: str) -> None:

@@ -43,7 +43,7 @@ class Comparison:
         cip: category-wise projection.
         width: d. ``classes``: old classes.
         ours: calibration of all old classes. ``theirs``: by the released algorithm.
-        task_ours: map, calibration and head, defaults of this package. ``task_theirs``: theirs.
+        task_ours: map with ε by cross-validation, calibration and head. ``task_theirs``: theirs.
         difference: largest difference of the weights of two heads of the sampled classes, relative
             to the largest weight: ours, and the same formula in dense float64.
         bytes_ours: the statistics of the old classes. ``bytes_theirs``: the baseline's.

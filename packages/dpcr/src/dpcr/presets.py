@@ -11,9 +11,10 @@ Source: DPCR, He et al., ICML 2025, and its released code as of its first seven 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from dpcr.train_settings import TrainConfig
 from lipogram.errors import InvalidSetting
 from lipogram.report import Table
 
@@ -23,23 +24,6 @@ if TYPE_CHECKING:
 Stem = Literal["small", "small-pool", "imagenet"]
 StatsAugment = Literal["none", "train"]
 RELEASED = "-released"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """Stochastic gradient descent on one task.
-
-    Attributes:
-        epochs: passes over the task.
-        lr: learning rate, times ``decay`` at each of ``milestones`` (epochs).
-        weight_decay: of all weights.
-    """
-
-    epochs: int
-    lr: float
-    milestones: tuple[int, ...]
-    decay: float = 0.1
-    weight_decay: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +39,10 @@ class Preset:
             ``"small-pool"``, that and a 3 × 3 max-pooling of stride 2; ``"imagenet"``, 7 × 7 of
             stride 2 and pooling.
         pretrained: start from ImageNet weights.
-        first, later: training on the first task and on each later one.
-        momentum, batch_size: of both.
-        lam, temperature: weight λ of the distillation and its softmax's temperature τ.
+        train: how the network is trained.
         gamma: γ of the head.
-        eps: relative ε of the shift map, or "auto".
+        eps, prior: ridge ε of the shift map and what it pulls to, as in
+            :class:`dpcr.DriftCalibrator`.
         cip: category-wise projection.
         stats_augment: whether statistics of the present task come from augmented images.
         order_seed: of numpy's legacy generator, which permutes the classes.
@@ -74,14 +57,10 @@ class Preset:
     increment: int
     stem: Stem
     pretrained: bool = False
-    first: Phase = Phase(epochs=200, lr=0.1, milestones=(60, 120, 160), weight_decay=5e-4)
-    later: Phase = Phase(epochs=100, lr=0.05, milestones=(45, 90), weight_decay=2e-4)
-    momentum: float = 0.9
-    batch_size: int = 128
-    lam: float = 10.0
-    temperature: float = 2.0
+    train: TrainConfig = field(default_factory=TrainConfig)
     gamma: float
-    eps: float | Literal["auto"] = "auto"
+    eps: float | Literal["auto", "classes"] = "classes"
+    prior: Literal["zero", "identity", "auto"] = "auto"
     cip: CategoryProjection = "none"
     stats_augment: StatsAugment = "none"
     order_seed: int = 1993
@@ -110,7 +89,6 @@ def _of(dataset: str, n_classes: int, stem: Stem, gamma: float) -> Preset:
     )
 
 
-_LATER = Phase(epochs=100, lr=0.05, milestones=(45, 90), weight_decay=2e-4)
 _RELEASED = {
     "cifar100": _of("cifar100", 100, "small", 200.0),
     "tinyimagenet": _of("tinyimagenet", 200, "small", 2000.0),
@@ -120,10 +98,10 @@ _RELEASED = {
 }
 _INTENDED = {
     "cifar100": _RELEASED["cifar100"],
-    "tinyimagenet": replace(_RELEASED["tinyimagenet"], later=replace(_LATER, lr=0.001)),
-    "imagenet100": replace(_RELEASED["imagenet100"], lam=5.0),
-    "imagenet1k": replace(_RELEASED["imagenet1k"], lam=5.0),
-    "cub200": replace(_RELEASED["cub200"], lam=20.0, pretrained=True),
+    "tinyimagenet": replace(_RELEASED["tinyimagenet"], train=TrainConfig(lr=0.001)),
+    "imagenet100": replace(_RELEASED["imagenet100"], train=TrainConfig(lam=5.0)),
+    "imagenet1k": replace(_RELEASED["imagenet1k"], train=TrainConfig(lam=5.0)),
+    "cub200": replace(_RELEASED["cub200"], train=TrainConfig(lam=20.0), pretrained=True),
 }
 _REPORTED = {
     "cifar100-10": (50.2, 63.2),
@@ -167,7 +145,7 @@ def preset(name: str) -> Preset:
     made = replace(start, name=name, init_cls=init_cls, increment=increment)
     if released:
         # ε = 1e-9 absolute is below what the sums resolve: nothing is regularised.
-        made = replace(made, eps=1e-12, cip="official", stats_augment="train")
+        made = replace(made, eps=1e-12, prior="zero", cip="official", stats_augment="train")
     return replace(made, reported=_REPORTED.get(base))
 
 
@@ -208,7 +186,8 @@ DEVIATIONS = (
         "ε of the shift map",
         "1e-9 absolute, inverse in float32: explodes when a task has fewer images than features",
         "a small ridge",
-        "chosen by generalised cross-validation, float64; -released: 1e-12 of the mean eigenvalue",
+        "float64; chosen by leaving out classes, towards the identity; -released: 1e-12 of the mean "
+        "eigenvalue, towards 0",
     ),
     Deviation(
         "images of the statistics",
@@ -274,8 +253,8 @@ def presets_table() -> Table:
                 found.n_tasks,
                 f"{found.init_cls}+{found.increment}",
                 found.gamma,
-                found.later.lr,
-                found.lam,
+                found.train.lr,
+                found.train.lam,
                 "" if reported is None else f"≈ {reported[0]} / {reported[1]}",
             ]
         )

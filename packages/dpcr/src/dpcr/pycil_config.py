@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dpcr.train_settings import TrainConfig
 from lipogram.analytic.settings import flag, positive, whole
 from lipogram.errors import InvalidSetting
 
@@ -77,7 +78,7 @@ class PyCILConfig:
         device: "cuda:0", "cpu" and so on; "auto" where the file names none.
         method: name of the method here; "dpcr" where the file has ``"DPCR": true``.
         gamma, eps: γ of the head and absolute ε of the shift map, None where the file has none.
-        training: settings of the training loop, by their names in :data:`_TRAINING`'s values.
+        train: how the network is trained; what the file does not say is the authors' default.
         ignored: keys of the file that change nothing here, with their values.
     """
 
@@ -91,7 +92,7 @@ class PyCILConfig:
     method: str = "dpcr"
     gamma: float | None = None
     eps: float | None = None
-    training: dict[str, Any] = field(default_factory=dict)
+    train: TrainConfig = field(default_factory=TrainConfig)
     ignored: dict[str, Any] = field(default_factory=dict)
 
     def class_order(self, n_classes: int, seed: int | None = None) -> list[int]:
@@ -158,7 +159,7 @@ def pycil_config(found: dict[str, Any]) -> PyCILConfig:
         method=method,
         gamma=positive("rg", found["rg"]) if "rg" in found else None,
         eps=positive("rg_tssp", found["rg_tssp"]) if "rg_tssp" in found else None,
-        training={ours: _number(k, found[k]) for k, ours in _TRAINING.items() if k in found},
+        train=TrainConfig(**{_TRAINING[k]: _listed(k, found[k]) for k in _TRAINING if k in found}),
         ignored={key: found[key] for key in _WITHOUT_EFFECT if key in found},
     )
 
@@ -219,9 +220,10 @@ def _device(value: Any) -> str:
     return "cpu" if number == -1 else f"cuda:{number}"
 
 
-def _number(name: str, value: Any) -> Any:
-    if isinstance(value, list) and "milestones" in name:
-        return tuple(whole(name, each) for each in value)
-    if isinstance(value, int):
-        return whole(name, value, least=0)
-    return positive(name, value)
+def _listed(name: str, value: Any) -> Any:
+    """Milestones as a tuple; the rest is checked by the settings that it goes to."""
+    if "milestones" not in name:
+        return value
+    if not isinstance(value, list):
+        raise InvalidSetting(f"{name} is {value!r}, it must be a list of epochs")
+    return tuple(value)
