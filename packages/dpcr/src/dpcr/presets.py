@@ -186,8 +186,8 @@ DEVIATIONS = (
         "ε of the shift map",
         "1e-9 absolute, inverse in float32: explodes when a task has fewer images than features",
         "a small ridge",
-        "float64; chosen by leaving out classes, towards the identity; -released: 1e-12 of the mean "
-        "eigenvalue, towards 0",
+        "float64; chosen by leaving out classes, towards the identity; -released: 1e-12 of the "
+        "mean eigenvalue, towards 0",
     ),
     Deviation(
         "images of the statistics",
