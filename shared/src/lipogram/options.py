@@ -29,6 +29,15 @@ def choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
     return value
 
 
+def number(text: str) -> Any:
+    """An int or float where the text is one, else the text."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() and "." not in text else value
+
+
 def settings_in(path: Path) -> dict[str, Any]:
     """Names and values of a YAML file; dashes in names are underscores.
 

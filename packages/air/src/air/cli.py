@@ -9,9 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from air.options import number, typed
+from air.options import typed
+from lipogram.analytic.head_commands import (
+    AsJson,
+    DataFile,
+    add_extract,
+    add_forget,
+    add_inspect,
+    add_merge,
+    add_predict,
+    labelled_rows,
+)
 from lipogram.console import run_command, say, show
-from lipogram.options import choice, settings_in
+from lipogram.options import choice, number, settings_in
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,12 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A closed-form classifier head for streams with rare classes.",
 )
-
-HeadFile = Annotated[Path, typer.Argument(metavar="HEAD", help="A head that `air fit` wrote.")]
-DataFile = Annotated[
-    Path, typer.Argument(metavar="DATA", help="Folder of `air extract`, an .npz (X, y) or a .csv.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def _version(wanted: bool) -> None:
@@ -70,42 +74,7 @@ def demo(
         typer.echo(f"report: {report}")
 
 
-@app.command()
-def extract(
-    images: Annotated[
-        str, typer.Argument(help="Folder with one sub-folder a class, or a set's name.")
-    ],
-    out: Annotated[Path, typer.Argument(help="Folder for the features.")],
-    backbone: Annotated[
-        str, typer.Option(help="effnet-lite0, pixels, torchvision:…, timm:…, hf:…")
-    ] = ("effnet-lite0"),
-    image_size: Annotated[int, typer.Option(help="Side in pixels.")] = 128,
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
-    batch_size: Annotated[int, typer.Option(help="Images to a batch.")] = 16,
-    part: Annotated[str, typer.Option(help="train, test or all.")] = "all",
-    data: Annotated[Path | None, typer.Option(help="Folder of a named set.")] = None,
-) -> None:
-    """Turn images into features, once; started again after a kill, it goes on."""
-    from lipogram.analytic import extract as extract_features
-    from lipogram.analytic import load_backbone
-    from lipogram.analytic.image_features import images_of
-
-    name = f"folder:{images}" if Path(images).is_dir() else images
-    collection = images_of(name, choice("part", part, ("train", "test", "all")), data)
-    store = extract_features(
-        load_backbone(backbone, image_size=image_size),
-        collection,
-        out,
-        batch_size=batch_size,
-        dtype=choice("dtype", dtype, ("float32", "float16", "bfloat16")),
-    )
-    typer.echo(
-        f"{store.n} images of {len(store.class_names)} classes, {store.d} features each: {out}"
-    )
-    if store.skipped:
-        typer.echo(
-            f"{len(store.skipped)} images were skipped (listed in {out / 'index.json'})", err=True
-        )
+add_extract(app)
 
 
 @app.command()
@@ -220,14 +189,9 @@ def fit(
 ) -> None:
     """Learn a head from features and labels."""
     from air.classifier import AIRClassifier
-    from lipogram.analytic.sources import check_space, read_rows
-    from lipogram.errors import InvalidLabels
+    from lipogram.analytic.sources import check_space
 
-    rows, labels, space = read_rows(data)
-    if labels is None:
-        raise InvalidLabels(
-            f"{data} has no labels: an .npz needs y, a .csv a last column called label"
-        )
+    rows, labels, space = labelled_rows(data)
     if into is not None:
         head = AIRClassifier.load(into)
         check_space(head.space, space, data)
@@ -248,124 +212,29 @@ def fit(
     )
 
 
-@app.command()
-def predict(
-    head: HeadFile,
-    data: DataFile,
-    out: Annotated[
-        Path | None, typer.Option(help="CSV of row, label, score; default: stdout.")
-    ] = None,
-) -> None:
-    """Label rows; where the data have labels, say how many were right."""
-    import csv
-    import io
+def _load(path: Path) -> Any:
+    from air.classifier import AIRClassifier
 
-    from lipogram.analytic.metrics import accuracy, balanced_accuracy
-    from lipogram.analytic.sources import check_space, read_rows
-    from lipogram.files import write_atomically
-
-    model = _load(head)
-    rows, labels, space = read_rows(data)
-    check_space(model.space, space, data)
-    predicted, confidence = model.predict(rows), model.predict_proba(rows).max(1)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "label", "share"])
-    writer.writerows(
-        (i, label, f"{share:.6f}")
-        for i, (label, share) in enumerate(zip(predicted.tolist(), confidence, strict=True))
-    )
-    if out is None:
-        typer.echo(text.getvalue(), nl=False)
-    else:
-        write_atomically(out, text.getvalue().encode())
-    if labels is not None:
-        typer.echo(
-            f"accuracy {accuracy(labels, predicted):.4f}, "
-            f"balanced {balanced_accuracy(labels, predicted):.4f}",
-            err=True,
-        )
+    return AIRClassifier.load(path)
 
 
-@app.command()
-def merge(
-    heads: Annotated[list[Path], typer.Argument(metavar="HEAD…", help="Two or more heads.")],
-    out: Annotated[Path, typer.Option(help="Where the sum goes.")] = Path("merged.safetensors"),
-) -> None:
-    """Add what several heads have learnt: the same as one head that saw everything."""
-    from lipogram.errors import InvalidSetting
-
-    if len(heads) < 2:
-        raise InvalidSetting("merging takes at least two heads")
-    total = _load(heads[0])
-    for path in heads[1:]:
-        total.merge(_load(path))
-    total.save(out)
-    typer.echo(f"{total.n_samples_seen_} rows, {len(total.classes_)} classes: {out}")
-
-
-@app.command()
-def forget(
-    head: HeadFile,
-    data: Annotated[Path | None, typer.Argument(metavar="DATA", help="Rows to forget.")] = None,
-    drop: Annotated[list[str] | None, typer.Option(help="Class to drop; may be repeated.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Where the result goes; default: over HEAD.")
-    ] = None,
-) -> None:
-    """Unlearn rows or whole classes exactly."""
-    from lipogram.analytic.sources import check_space, read_rows
-    from lipogram.errors import InvalidLabels, InvalidSetting
-
-    if data is None and not drop:
-        raise InvalidSetting("name DATA with the rows to forget, or --drop CLASS")
-    model = _load(head)
-    if data is not None:
-        rows, labels, space = read_rows(data)
-        check_space(model.space, space, data)
-        if labels is None:
-            raise InvalidLabels(
-                f"{data} has no labels: forgetting needs to know which class loses rows"
-            )
-        model.forget(rows, labels)
-    if drop:
-        whole = model.classes_.dtype.kind in "iu"
-        model.drop_classes([number(name) if whole else name for name in drop])
-    model.save(out or head)
-    typer.echo(f"{model.n_samples_seen_} rows, {len(model.classes_)} classes left: {out or head}")
-
-
-@app.command()
-def inspect(head: HeadFile, as_json: AsJson = False) -> None:
-    """What a head has seen, what each class weighs, and how well its system is conditioned."""
+def _describe(head: Any) -> tuple[dict[str, Any], Any]:
     from lipogram.report import Table
 
-    model = _load(head)
-    facts = {
-        "rows": model.n_samples_seen_,
-        "classes": len(model.classes_),
-        "inputs": model.n_features_in_,
-        "buffer": model.buffer_size or 0,
-        "gamma": model.gamma_,
-        "gamma_effective": model.gamma_effective_,
-        "condition": model.condition_,
-        "bytes": model.nbytes_,
-        "policy": model.policy,
-        "space": model.space,
-    }
     by_class: list[list[str | int | float | None]] = [
         [str(label), int(n), float(weight)]
         for label, n, weight in zip(
-            model.classes_, model.class_count_, model.class_weight_, strict=True
+            head.classes_, head.class_count_, head.class_weight_, strict=True
         )
     ]
-    if as_json:
-        typer.echo(json.dumps({**facts, "class_weight": by_class}, indent=2))
-        return
-    show(
-        Table(columns=["fact", "value"], rows=[[name, str(value)] for name, value in facts.items()])
-    )
-    show(Table(columns=["class", "rows", "weight"], rows=by_class, digits=4))
+    facts = {"gamma_effective": head.gamma_effective_, "policy": head.policy}
+    return facts, Table(columns=["class", "rows", "weight"], rows=by_class, digits=4)
+
+
+add_predict(app, _load)
+add_merge(app, _load)
+add_forget(app, _load)
+add_inspect(app, _load, _describe)
 
 
 @app.command()
@@ -386,12 +255,6 @@ def bench(
     for failure in measured.failures():
         typer.echo(f"below its floor: {failure}", err=True)
     raise typer.Exit(1 if measured.failures() else 0)
-
-
-def _load(path: Path) -> Any:
-    from air.classifier import AIRClassifier
-
-    return AIRClassifier.load(path)
 
 
 def main() -> None:

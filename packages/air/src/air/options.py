@@ -5,14 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-
-def number(text: str) -> Any:
-    """An int or float where the text is one, else the text."""
-    try:
-        value = float(text)
-    except ValueError:
-        return text
-    return int(value) if value.is_integer() and "." not in text else value
+from lipogram.options import number
 
 
 def typed(settings: dict[str, Any]) -> dict[str, Any]:
