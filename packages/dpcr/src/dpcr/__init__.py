@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dpcr.calibration import calibrate as calibrate
     from dpcr.drift_calibrator import DriftCalibrator as DriftCalibrator
     from dpcr.held_out_classes import HeldOutClasses as HeldOutClasses
+    from dpcr.learner import DPCR as DPCR
     from dpcr.projectors import Projector as Projector
     from dpcr.projectors import class_projector as class_projector
     from dpcr.projectors import row_space_projector as row_space_projector
@@ -18,8 +19,13 @@ if TYPE_CHECKING:
     from dpcr.shift_accumulator import ShiftAccumulator as ShiftAccumulator
     from dpcr.shift_map import ShiftMap as ShiftMap
     from dpcr.shift_map import fit_shift as fit_shift
+    from dpcr.task_report import TaskReport as TaskReport
+    from dpcr.train_settings import TrainConfig as TrainConfig
 
 _HOME = {
+    "DPCR": "learner",
+    "TaskReport": "task_report",
+    "TrainConfig": "train_settings",
     "AnalyticHead": "analytic_head",
     "DriftCalibrator": "drift_calibrator",
     "HeldOutClasses": "held_out_classes",

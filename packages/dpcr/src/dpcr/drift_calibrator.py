@@ -216,6 +216,14 @@ class DriftCalibrator:
         self._begin()
         return head
 
+    def discard(self) -> Self:
+        """Forget what was observed since the last :meth:`finish`.
+
+        On a ``copy.copy`` it leaves the original's observations alone: so a task can be tried.
+        """
+        self._begin()
+        return self
+
     def move(self, vectors: Any) -> Tensor:
         """Vectors (n, d) embedded by the last network but one, as the last one would, (n, e).
 
