@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -200,6 +201,29 @@ def test_another_process_in_the_folder_is_reported(store):
 
     with FileLock(store / ".lock"), pytest.raises(FolderInUse, match="another process"):
         extract(backbone(), collection(), store, shard_rows=16)
+    with FileLock(store / ".lock"), pytest.raises(FolderInUse, match=r"has been .* for 0\.3 s"):
+        extract(backbone(), collection(), store, shard_rows=16, wait_seconds=0.3)
+
+
+def test_another_process_in_the_folder_is_waited_for(tmp_path, monkeypatch):
+    """Its lock goes with it, even where it is killed, and what it left is finished."""
+    ours, said = tmp_path / "store", []
+    ours.mkdir()
+    monkeypatch.setattr(extraction, "say", said.append)
+    code = (
+        "import sys, time; from filelock import FileLock;"
+        "lock = FileLock(sys.argv[1]); lock.acquire();"
+        "print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(ours / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        timer = threading.Timer(0.5, holder.kill)
+        timer.start()
+        store = extract(backbone(), collection(), ours, workers=1, wait_seconds=60)
+        timer.join()
+    assert store.n == N
+    assert said == [f"another process is extracting into {ours}: waiting for it"]
 
 
 @pytest.mark.parametrize(

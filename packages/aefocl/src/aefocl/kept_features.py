@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from lipogram.analytic.backbones import Backbone
-from lipogram.analytic.features import FeatureStore, extract
+from lipogram.analytic.features import PATIENCE, FeatureStore, extract
 from lipogram.analytic.images import FileImages, Images
 from lipogram.assets import cache_folder
 
@@ -16,6 +16,8 @@ def kept_features(
 ) -> FeatureStore:
     """Features of a collection, extracted now or found in the cache.
 
+    Where another process is extracting them, it is waited for.
+
     Args:
         images: the collection.
         backbone: what turns an image into a vector.
@@ -23,15 +25,14 @@ def kept_features(
         progress: show a bar while features are extracted.
 
     Raises:
-        FolderInUse: another process is extracting them.
+        FolderInUse: another process has been extracting them for an hour.
     """
     key = hashlib.sha256(
         f"{images.fingerprint} {backbone.fingerprint} {where}".encode()
     ).hexdigest()[:16]
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in images.name)[:40]
-    return extract(
-        backbone, images, cache_folder() / "features" / f"{name}-{key}", progress=progress
-    )
+    folder = cache_folder() / "features" / f"{name}-{key}"
+    return extract(backbone, images, folder, progress=progress, wait_seconds=PATIENCE)
 
 
 def origin(images: FileImages) -> str:

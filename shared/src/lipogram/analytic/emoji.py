@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipogram.analytic.backbones import Backbone, load_backbone
-from lipogram.analytic.features import FeatureStore, extract
+from lipogram.analytic.features import PATIENCE, FeatureStore, extract
 from lipogram.analytic.images import FileImages
 from lipogram.analytic.sources import held_out
 from lipogram.assets import cache_folder, get
@@ -159,4 +159,5 @@ def emoji_features(
 
 def _stored(model: Backbone, images: FileImages) -> FeatureStore:
     key = hashlib.sha256(f"{images.fingerprint} {model.fingerprint}".encode()).hexdigest()[:16]
-    return extract(model, images, cache_folder() / "features" / f"{images.name}-{key}")
+    folder = cache_folder() / "features" / f"{images.name}-{key}"
+    return extract(model, images, folder, wait_seconds=PATIENCE)

@@ -25,10 +25,14 @@ from lipogram.analytic.feature_store import (
     write_shard,
 )
 from lipogram.analytic.images import Images
+from lipogram.console import say
 from lipogram.errors import BrokenImage, FolderInUse, InvalidFeatures, InvalidSetting
 from lipogram.progress import bar
 
 __all__ = ["FeatureStore", "extract"]
+
+PATIENCE = 3600.0
+"""Seconds that a command waits for another that fills the same folder of the cache."""
 
 
 def extract(
@@ -41,6 +45,7 @@ def extract(
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     workers: int | None = None,
     progress: bool = True,
+    wait_seconds: float = 0,
 ) -> FeatureStore:
     """Features of all images that can be decoded, kept in `folder`.
 
@@ -59,6 +64,8 @@ def extract(
         workers: threads that decode and run the backbone, a batch each; None takes one a processor,
             at most 8.
         progress: show a bar on standard error, where that is a terminal.
+        wait_seconds: how long to wait for another process that is extracting into `folder`; what
+            it leaves is opened, or finished where it stopped.
 
     Raises:
         IncompatibleFeatures: `folder` holds features of another backbone, preparation, image
@@ -66,10 +73,8 @@ def extract(
         CorruptState: `folder` holds damaged files.
         InvalidFeatures: the backbone gave NaN or infinity, or `dtype` cannot hold its values.
         InvalidSetting: a size below 1 or an unknown dtype.
-        FolderInUse: another process is extracting into `folder`.
+        FolderInUse: another process is extracting into `folder`, and was not done in time.
     """
-    from filelock import FileLock, Timeout
-
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     for name, value in (
         ("batch_size", batch_size),
@@ -95,14 +100,36 @@ def extract(
         dtype=dtype,
         shard_rows=shard_rows,
     )
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            index = _resume(folder, layout)
-            if not index.complete:
-                _complete(index, backbone, images, folder, batch_size, workers, progress)
-    except Timeout as error:
-        raise FolderInUse(f"another process is extracting into {folder}") from error
+    with _alone(folder, wait_seconds, progress):
+        index = _resume(folder, layout)
+        if not index.complete:
+            _complete(index, backbone, images, folder, batch_size, workers, progress)
     return FeatureStore.open(folder)
+
+
+@contextmanager
+def _alone(folder: Path, wait_seconds: float, progress: bool) -> Iterator[None]:
+    """No other process extracts into the folder meanwhile; the system frees it with the process."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if wait_seconds <= 0:
+            raise FolderInUse(f"another process is extracting into {folder}") from None
+        if progress:
+            say(f"another process is extracting into {folder}: waiting for it")
+        try:
+            lock.acquire(timeout=wait_seconds, poll_interval=0.2)
+        except Timeout:
+            raise FolderInUse(
+                f"another process has been extracting into {folder} for {wait_seconds:g} s"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _resume(folder: Path, layout: Layout) -> Index:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from lipogram.analytic import datasets
 from lipogram.analytic.backbones import load_backbone
-from lipogram.analytic.features import FeatureStore, extract
+from lipogram.analytic.features import PATIENCE, FeatureStore, extract
 from lipogram.analytic.images import Images
 from lipogram.analytic.sources import IMAGE_SETS
 from lipogram.assets import cache_folder
@@ -69,7 +69,10 @@ def stored(
 ) -> FeatureStore:
     """Features of a set, extracted now or found in the cache.
 
+    Where another process is extracting them, it is waited for.
+
     Raises:
+        FolderInUse: it took more than an hour.
         IncompatibleFeatures: a cached folder that another backbone or image set made.
     """
     images = images_of(name, part, data, per_class)
@@ -80,4 +83,4 @@ def stored(
     ).hexdigest()[:16]
     plain_name = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
     folder = cache_folder() / "features" / f"{plain_name}-{part}-{key}"
-    return extract(model, images, folder, progress=progress)
+    return extract(model, images, folder, progress=progress, wait_seconds=PATIENCE)
