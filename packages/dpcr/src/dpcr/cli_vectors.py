@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 Rows = Annotated[
-    Path, typer.Argument(help="Folder of `dpcr features`, an .npz (X, y) or a .csv with `label`.")
+    Path, typer.Argument(help="Folder of `dpcr extract`, an .npz (X, y) or a .csv with `label`.")
 ]
 BankFile = Annotated[Path, typer.Option(help="What is kept between tasks; made where missing.")]
 
