@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from aefocl.experiment import PICTURE, points_of
+from aefocl.experiment import picture, points_of
 from lipogram.figures import accuracy_curves, per_class_bars
 from lipogram.report import Cell, Section, Table, write_report
 from lipogram.runs import Run
@@ -26,6 +26,18 @@ COLUMNS = {
     "accuracy_last": "accuracy end",
     "fit_seconds": "learn s",
     "predict_seconds": "answer s",
+}
+PSEUDO = {
+    "aefocl": (
+        "No row is kept: of each class only the mean and the spread of each feature are. What is "
+        "drawn from them stands in for the rows that a rare class lacks, and is gone after the "
+        "solve. Features that go together are drawn apart, so that the cloud is narrower than the "
+        "class where many of them do."
+    ),
+    "aefocl-shared": (
+        "To each class's own spread comes the covariance within all classes, which the sums hold "
+        "already: a rare class borrows from the others how features go together."
+    ),
 }
 
 
@@ -49,18 +61,24 @@ def table_of(result: dict[str, Any]) -> Table:
 
 
 def figures(run: Run) -> dict[str, Path]:
-    """Curves over the stream, bars of the classes, and what was drawn, where there is a picture."""
-    drawn = {"stream": _stream_figure(run), "classes": _class_figure(run)}
-    if run.figure(PICTURE).is_file():
-        drawn[PICTURE] = run.figure(PICTURE)
-    return drawn
+    """Curves of all classes and of the rarest over the stream, and bars of the classes."""
+    assert run.result is not None, "figures are drawn from a finished run"
+    rows: dict[str, int] = run.result["rows"]
+    tested = {name for line in points_of(run) for name in line["per_class"]}
+    fewest = sorted(tested, key=lambda name: (rows[name], name))[: max(1, len(tested) // 4)]
+    return {
+        "stream": _stream_figure(run, sorted(tested), "stream", "mean class accuracy"),
+        "rare": _stream_figure(run, fewest, "rare", f"mean accuracy, {len(fewest)} rarest classes"),
+        "classes": _class_figure(run),
+    }
 
 
 def write_comparison(run: Run, *, title: str, lead: str) -> Path:
     """``report.html`` of a finished comparison; its path comes back."""
     result = run.result
     assert result is not None, "a report is written from a finished run"
-    drawn, sizes = figures(run), sorted(result["rows"].values())
+    drawn = figures(run)
+    sizes = [n for n in result["rows"].values() if n]
     sections = [
         Section(heading="Results", text=_told(result), table=table_of(result)),
         Section(
@@ -69,33 +87,40 @@ def write_comparison(run: Run, *, title: str, lead: str) -> Path:
             caption="Mean class accuracy after each segment.",
         ),
         Section(
+            heading="The rarest quarter of the classes",
+            figure=drawn["rare"],
+            caption="The same, of the classes with the fewest rows in the whole stream.",
+        ),
+        Section(
             heading="Class by class",
             figure=drawn["classes"],
             caption="Accuracy of each class at the end, largest class first.",
         ),
+        *_pictures(run),
     ]
-    if PICTURE in drawn:
-        sections.append(
-            Section(
-                heading="What is drawn",
-                text=(
-                    "No row is kept: of each class only the mean and the spread of each feature "
-                    "are. What is drawn from them stands in for the rows that a rare class lacks, "
-                    "and is gone after the solve."
-                ),
-                figure=drawn[PICTURE],
-                caption="A rare class's rows, those drawn for it, and the class nearest to it.",
-            )
-        )
     gains: dict[str, Cell] = {
         f"AMCA, {LABELS[method]} − plain ridge": f"{gain['amca']:+.3f}"
         for method, gain in result["gain_over_plain"].items()
         if method.startswith("aefocl")
     }
-    key_figures: dict[str, Cell] = {"largest : smallest class": f"{sizes[-1]:,} : {sizes[0]:,}"}
+    ratio: dict[str, Cell] = {"largest : smallest class": f"{max(sizes):,} : {min(sizes):,}"}
     return write_report(
-        run, title=title, lead=lead, sections=sections, key_figures={**gains, **key_figures}
+        run, title=title, lead=lead, sections=sections, key_figures={**gains, **ratio}
     )
+
+
+def _pictures(run: Run) -> list[Section]:
+    """What each kind of pseudo-feature looks like, where there is a picture."""
+    return [
+        Section(
+            heading=f"What is drawn: {LABELS[method]}",
+            text=PSEUDO[method],
+            figure=picture(run, method),
+            caption="A rare class's rows, those drawn for it, and the class nearest to it.",
+        )
+        for method in PSEUDO
+        if picture(run, method).is_file()
+    ]
 
 
 def _told(result: dict[str, Any]) -> str:
@@ -118,22 +143,27 @@ def _looks(run: Run) -> dict[str, dict[int, list[dict[str, Any]]]]:
     return looks
 
 
-def _stream_figure(run: Run) -> Path:
+def _stream_figure(run: Run, names: list[str], figure: str, ylabel: str) -> Path:
+    """Mean accuracy over some classes, those that a point tests, of every method."""
     series = {}
     for method, seeds in _looks(run).items():
-        of_seeds = list(seeds.values())
-        series[LABELS[method]] = (
-            [line["n_seen"] for line in of_seeds[0]],
-            np.mean(
-                [[line["mean_class_accuracy"] for line in lines] for lines in of_seeds], axis=0
-            ),
-        )
-    path = run.figure("stream")
+        curves = [
+            [
+                np.mean([line["per_class"][name] for name in names if name in line["per_class"]])
+                if any(name in line["per_class"] for name in names)
+                else np.nan
+                for line in lines
+            ]
+            for lines in seeds.values()
+        ]
+        n_seen = [line["n_seen"] for line in next(iter(seeds.values()))]
+        series[LABELS[method]] = (n_seen, np.mean(curves, axis=0))
+    path = run.figure(figure)
     accuracy_curves(
         series,
         path,
         xlabel="rows seen",
-        ylabel="mean class accuracy",
+        ylabel=ylabel,
         title=f"{run.config['stream']}, batches of {run.config['batch']}",
     )
     return path

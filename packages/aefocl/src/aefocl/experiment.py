@@ -22,9 +22,7 @@ from lipogram.files import write_atomically
 from lipogram.options import choice
 from lipogram.runs import Run
 
-PSEUDO = ("aefocl", "aefocl-shared")
 HEAD = "head.safetensors"
-PICTURE = "pseudo-features"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +77,8 @@ class Experiment:
         for name in ("batch", "segments", "image_size"):
             if getattr(self, name) < 1:
                 raise InvalidSetting(f"{name} is {getattr(self, name)}, it must be at least 1")
-        if ours := [method for method in self.methods if method in PSEUDO]:
-            model = learner(ours[0], **self.of_learner(self.seeds[0]))
+        for seed in self.seeds:
+            model = learner("aefocl", **self.of_learner(seed))
             assert isinstance(model, AEFOCLClassifier)
             model.check_settings()
 
@@ -126,7 +124,7 @@ def run_experiment(
 
     Killed at any instant and started again with the same settings, it ends with the same figures.
     ``amca.json`` and ``per_point.csv`` say what came of it, ``head.safetensors`` is what the first
-    seed's ``aefocl`` has learnt, and ``pseudo-features.png`` shows what it draws.
+    seed's ``aefocl`` has learnt, and ``pseudo-features-*.png`` show what is drawn for a rare class.
 
     Args:
         experiment: the settings.
@@ -181,6 +179,11 @@ def summarise(run: Run) -> dict[str, Any]:
     }
 
 
+def picture(run: Run, method: str) -> Path:
+    """Where the figure of what a method draws belongs; not every stream has one."""
+    return run.figure(f"pseudo-features-{method}")
+
+
 def points_of(run: Run) -> list[dict[str, Any]]:
     """Lines of :func:`aefocl.online.point_lines` with seed and method, of the cells that are done.
 
@@ -210,10 +213,10 @@ def _run_cell(run: Run, experiment: Experiment, cell: Cell, stream: Stream) -> N
             run.log("point", seed=cell.seed, method=cell.method, **line)
 
     result = evaluate_online(model, stream, experiment.batch, progress=log)
-    if cell == Cell(experiment.seeds[0], "aefocl"):
-        assert isinstance(model, AEFOCLClassifier)
-        model.save(run.folder / HEAD)
-        draw_pseudo_features(model, stream, run.figure(PICTURE))
+    if cell.seed == experiment.seeds[0] and isinstance(model, AEFOCLClassifier):
+        if cell.method == "aefocl":
+            model.save(run.folder / HEAD)
+        draw_pseudo_features(model, stream, picture(run, cell.method))
     run.log(
         "done",
         seed=cell.seed,

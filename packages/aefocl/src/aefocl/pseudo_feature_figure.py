@@ -98,7 +98,7 @@ def draw_pseudo_features(model: AEFOCLClassifier, stream: Stream, path: Path) ->
     looks = [
         (plane.beside, f"{nearest}: {len(plane.beside)} rows", FAINT, ".", 22, 0.6),
         (plane.drawn, f"{rare}: {len(plane.drawn)} drawn", COLOURS[0], ".", 22, 0.45),
-        (plane.tested, f"{rare}: {len(plane.tested)} to be told", COLOURS[2], "D", 22, 1.0),
+        (plane.tested, f"{rare}: {len(plane.tested)} to test on", COLOURS[2], "D", 22, 1.0),
         (plane.learnt, f"{rare}: {len(plane.learnt)} learnt", COLOURS[1], "o", 38, 1.0),
     ]
     for number, (points, name, colour, marker, size, opaque) in enumerate(looks):
