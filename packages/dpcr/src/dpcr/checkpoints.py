@@ -42,6 +42,18 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str = 
     """Put back what :func:`module_tensors` gave; on an error the module is as it was.
 
     Raises:
+        CorruptState: see :func:`tensors_of`.
+    """
+    own, named = module.state_dict(), tensors_of(module, tensors, prefix)
+    module.load_state_dict({name: named[name].to(own[name].dtype) for name in own})
+
+
+def tensors_of(
+    module: nn.Module, tensors: Mapping[str, Tensor], prefix: str = ""
+) -> dict[str, Tensor]:
+    """Those under a prefix, by the module's names, once they are seen to fit it.
+
+    Raises:
         CorruptState: other names, shapes or types than the module's: damaged, or of another
             architecture.
     """
@@ -58,7 +70,7 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str = 
                 f"{name!r} is {given.dtype} {tuple(given.shape)} in the file, the network's is "
                 f"{value.dtype} {tuple(value.shape)}: it is of another network than this one"
             )
-    module.load_state_dict({name: named[name].to(own[name].dtype) for name in own})
+    return named
 
 
 def data_digest(samples: Samples, rows: NDArray[Any], slots: NDArray[Any]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dpcr.checkpoints import data_digest, load_module, module_tensors
 from dpcr.cosine_head import CosineClassifier, CosineHead, feature_width
+from dpcr.randomness import generator_of
 from dpcr.study_data import StudyData, taken
 from dpcr.train_settings import WITHOUT_EFFECT, TrainConfig
 from dpcr.training import train_task
@@ -58,7 +59,6 @@ class TrainedNetworks:
         config: how to train.
         seed: of everything that is drawn.
         device: where to train, and where the networks are.
-        progress: told of each epoch.
         progress: told of each epoch.
     """
 
@@ -115,7 +115,7 @@ class TrainedNetworks:
 
     def _train(self, path: Path, task: int) -> TrainedNetwork:
         old = None
-        generator = torch.Generator().manual_seed(_seed_of(self.seed, task))
+        generator = generator_of(self.seed, task)
         if task:
             before = self.after(task - 1)
             old = CosineClassifier(before.backbone, before.head)
@@ -138,7 +138,7 @@ class TrainedNetworks:
             augment=self.data.augment,
             checkpoint=part,
             identity=identity,
-            progress=self.progress,
+            progress=lambda line: self.progress(f"task {task + 1} of {len(self.tasks)}, {line}"),
         ).as_dict()
         described = {"kind": KIND, "identity": identity, "report": report}
         write_state(path, module_tensors(network), described)
@@ -163,8 +163,3 @@ class TrainedNetworks:
             generator=generator,
         )
         return CosineClassifier(backbone, head)
-
-
-def _seed_of(*numbers: int) -> int:
-    """One seed out of several numbers, none of which shifts another's."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

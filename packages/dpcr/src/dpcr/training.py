@@ -10,24 +10,23 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from dpcr.cosine_head import CosineClassifier
+from dpcr.data_parallel import Processes
 from dpcr.distillation import incremental_losses
 from dpcr.momentum_descent import MomentumDescent
+from dpcr.randomness import drawn_from, generator_of
 from dpcr.study_data import Samples, taken
 from dpcr.train_settings import WITHOUT_EFFECT
 from dpcr.train_settings import Phase as Phase
@@ -139,9 +138,8 @@ def train_task(
         state.add(loss, accuracy, time.perf_counter() - start)
         progress(f"epoch {state.epoch} of {phase.epochs}: loss {loss:.3f}, accuracy {accuracy:.3f}")
         due = config.checkpoint_every and state.epoch % config.checkpoint_every == 0
-        if checkpoint is not None and due and not loop.rank:
+        if checkpoint is not None and due and not loop.processes.rank:
             state.save(checkpoint)
-    loop.finish()
     network.eval()
     if not known:
         _warn_at_chance(state.accuracies[-1], slots)
@@ -167,45 +165,35 @@ class _Loop:
         self.network, self.old, self.descent = network, old, descent
         self.phase, self.config, self.numbers = phase, config, numbers
         self.device, self.augment = device, augment
-        self.rank, self.world = 0, 1
-        self.replica: nn.Module = network
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            self.rank, self.world = dist.get_rank(), dist.get_world_size()
-            where = [device] if device.type == "cuda" else None
-            self.replica = DistributedDataParallel(network, device_ids=where)
+        self.processes = Processes()
+        self.processes.begin(network)
 
     def epoch(
         self, epoch: int, samples: Samples, rows: NDArray[Any], slots: Tensor
     ) -> tuple[float, float]:
         """One pass: mean loss and accuracy over all processes."""
         numbers = (*self.numbers, epoch)
+        rank, world = self.processes.rank, self.processes.world
         order = np.random.default_rng(numbers).permutation(len(rows))
         batches = np.array_split(order, -(-len(order) // self.config.batch_size))
-        shares = [batch[self.rank :: self.world] for batch in batches]
+        shares = [batch[rank::world] for batch in batches]
         # A process without a share takes part with a sample of weight 0: the others wait for it.
         shown = [s if len(s) else b[:1] for s, b in zip(shares, batches, strict=True)]
         if hasattr(samples, "set_epoch"):
             samples.set_epoch(epoch)
         total = torch.zeros(3, dtype=torch.float64, device=self.device)
-        with _drawn(self.device, *numbers, self.rank) as generator:
+        generator = generator_of(*numbers, rank)
+        with drawn_from(*numbers, rank, device=self.device):  # dropout knows no other generator
             loaded = self._loaded(samples, [rows[each] for each in shown], generator)
             for step, x in enumerate(loaded):
                 y = slots[torch.from_numpy(shown[step])].to(self.device)
                 counted = float(len(shares[step]) > 0)
                 lr = self.phase.rate(epoch, step / len(batches))
-                # Processes' gradients are averaged: this makes it the mean over the whole batch.
-                weight = counted * self.world / len(batches[step])
+                weight = counted / len(batches[step])
                 total += counted * self._step(x, y, weight, lr, generator)
-        if self.world > 1:
-            dist.all_reduce(total)
-        loss, hits, new = total.tolist()
+        self.processes.average_statistics(self.network)
+        loss, hits, new = self.processes.add(total).tolist()
         return loss / len(rows), hits / new if new else 1.0
-
-    def finish(self) -> None:
-        """Give every process the running statistics of the first one."""
-        if self.world > 1:
-            for buffer in self.network.buffers():
-                dist.broadcast(buffer, 0)
 
     def _step(
         self, x: Tensor, y: Tensor, weight: float, lr: float, generator: torch.Generator
@@ -214,9 +202,9 @@ class _Loop:
         x = x.to(self.device, non_blocking=True)
         if self.augment is not None:
             x = self.augment(x, generator)
-        _train_mode(self.replica, len(x))
+        _train_mode(self.network, len(x))
         config = self.config
-        scores = self.replica(x, amp=config.amp)
+        scores = self.network(x, amp=config.amp)
         kept = None
         if self.old is not None:
             with torch.no_grad():
@@ -224,6 +212,7 @@ class _Loop:
         losses = incremental_losses(scores, y, kept, lam=config.lam, temperature=config.temperature)
         self.descent.clear()
         (losses.sum() * weight).backward()
+        self.processes.add_gradients(self.descent.parameters.values())
         self.descent.step(lr)
         known = 0 if kept is None else kept.shape[1]
         new = y >= known
@@ -267,22 +256,6 @@ def _train_mode(network: nn.Module, n: int) -> None:
                 module.eval()
 
 
-@contextmanager
-def _drawn(device: torch.device, *numbers: int) -> Iterator[torch.Generator]:
-    """Inside, torch's global generators stand where numbers put them; afterwards, where they were.
-
-    Layers such as dropout know no other generator.
-    """
-    seed, own = np.random.SeedSequence(numbers).generate_state(2, np.uint64) >> np.uint64(1)
-    cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if cuda else []):
-        torch.default_generator.manual_seed(int(seed))
-        if cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(int(seed))
-        yield torch.Generator().manual_seed(int(own))
-
-
 def _check(rows: NDArray[Any], slots: NDArray[Any], known: int, classes: int) -> None:
     if not len(rows):
         raise InvalidFeatures("there is no sample to train on")
@@ -297,7 +270,8 @@ def _check(rows: NDArray[Any], slots: NDArray[Any], known: int, classes: int) ->
 
 def _warn_at_chance(accuracy: float, slots: NDArray[Any]) -> None:
     share = np.bincount(slots).max() / len(slots)
-    if share < 1 and accuracy <= share + 2 * np.sqrt(share * (1 - share) / len(slots)):
+    bound = share + 2 * np.sqrt(share * (1 - share) / len(slots))
+    if accuracy <= bound < 1:
         warnings.warn(
             f"after the first task {accuracy:.1%} of its own training samples are answered right, "
             f"and the largest class alone makes {share:.1%}: nothing was learned. Raise the "

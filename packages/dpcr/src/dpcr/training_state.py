@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dpcr.checkpoints import load_module, module_tensors
+from dpcr.checkpoints import load_module, module_tensors, tensors_of
 from dpcr.cosine_head import CosineClassifier
 from dpcr.momentum_descent import MomentumDescent
 from lipogram.analytic.state import read_state, write_state
@@ -63,6 +63,7 @@ class TrainingState:
         """
         tensors, described = read_state(path)
         check_identity(path, KIND, described, self.identity)
+        tensors_of(self.network, tensors, "network/")
         parameters = self.descent.parameters
         velocities = {
             name.removeprefix("velocity/"): tensor
