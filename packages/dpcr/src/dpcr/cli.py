@@ -160,7 +160,7 @@ def _large(
     if config is not None:
         found = read_pycil(config)
         for key, value in found.ignored.items():
-            say(f"{key} = {value!r} in {config} changes nothing here")
+            typer.echo(f"{key} = {value!r} in {config} changes nothing here", err=True)
         wanted, names = ImageRun.of_pycil(found, seeds), names or (found.method,)
     else:
         assert preset is not None

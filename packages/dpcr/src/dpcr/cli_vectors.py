@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lipogram.console import say
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -72,9 +70,10 @@ def calibrate(
     head.save(out)
     shift = calibrator.shift
     if old is not None and shift is not None:
-        say(
+        typer.echo(
             f"shift map on {shift.rows} rows: effective rank {shift.rank:.0f} of "
-            f"{shift.in_features}, {shift.residual:.1%} of the energy unexplained"
+            f"{shift.in_features}, {shift.residual:.1%} of the energy unexplained",
+            err=True,
         )
     typer.echo(f"{len(head.classes_)} classes after {calibrator.tasks} tasks: {bank}, {out}")
 

@@ -70,7 +70,7 @@ def study_of(
         raise InvalidSetting(f"data set {name!r} is none of {', '.join(SETS)}")
     digits = name == "digits"
     return Study(
-        data=f"{name}, MLP" if digits else f"{name}, last stages of EfficientNet-Lite0",
+        data=name if digits else f"{name}, last stages of EfficientNet-Lite0",
         tasks=11 if name == "openclipart" else 5,
         methods=methods,
         variants={method: VARIANTS[method] for method in methods if method in VARIANTS},
