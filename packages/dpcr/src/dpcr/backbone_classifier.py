@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dpcr.analytic_head import AnalyticHead
+from dpcr.cosine_head import CosineClassifier
 from dpcr.drift_calibrator import DriftCalibrator
 from dpcr.feature_pass import features_of
 from dpcr.labelled_samples import labelled, unlabelled
@@ -23,20 +24,22 @@ class BackboneClassifier:
     """What :class:`dpcr.DPCR` answers, in scikit-learn's words.
 
     Attributes:
-        backbone: samples (b, …) to features (b, d).
-        calibrator: has the head over them, once a task is finished.
+        network: backbone and training head, None before the first task.
+        calibrator: has the analytic head, once a task is finished.
         device: where the backbone runs.
         train: how many processes read a Dataset.
     """
 
+    network: CosineClassifier | None
     calibrator: DriftCalibrator
     device: torch.device
     train: TrainConfig
+    _initial: nn.Module
 
     @property
     def backbone(self) -> nn.Module:
         """Samples (b, …) to features (b, d), as the last finished task left it."""
-        raise NotImplementedError
+        return self._initial if self.network is None else self.network.backbone
 
     @property
     def head(self) -> AnalyticHead:

@@ -23,7 +23,7 @@ from dpcr.cosine_head import CosineClassifier, CosineHead
 from dpcr.drift_calibrator import DriftCalibrator
 from dpcr.feature_pass import Augment
 from dpcr.labelled_samples import labelled
-from dpcr.learner_state import KeptLearner, TaskFiles, read_learner, write_learner
+from dpcr.learner_state import KeptLearner, TaskFiles, read_learner, tidy, write_learner
 from dpcr.processes import is_first, wait
 from dpcr.reconstruction import Normalize
 from dpcr.shift_map import Prior, ShiftMap
@@ -138,11 +138,6 @@ class DPCR(BackboneClassifier):
         """Finished tasks."""
         return len(self.reports)
 
-    @property
-    def backbone(self) -> nn.Module:
-        """Samples (b, …) to features (b, d), as the last finished task left it."""
-        return self._initial if self.network is None else self.network.backbone
-
     def settings(self) -> dict[str, Any]:
         """What decides the result besides training, data and network; JSON values."""
         own = {
@@ -189,6 +184,8 @@ class DPCR(BackboneClassifier):
             {} if self.folder is None else fit.identity,
             writes=is_first(),
         )
+        files.drop_finished()
+        wait()
         network, training = self._trained(fit, files)
         start = time.perf_counter()
         calibrator = files.observed(self.calibrator)
@@ -343,6 +340,10 @@ class DPCR(BackboneClassifier):
                 "folder, or the same settings to go on"
             )
         self._adopt(kept)
+        if is_first():
+            tidy(folder, (kept.network.name, kept.calibrator.name))
+            TaskFiles(folder, {"task": self.tasks}).drop_finished()
+        wait()
 
     def _adopt(self, kept: KeptLearner) -> None:
         """Become the learner that was kept.

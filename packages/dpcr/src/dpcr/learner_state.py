@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -30,6 +30,10 @@ TRAINED = "dpcr-trained"
 SCHEMA = 1
 MANIFEST = "learner.json"
 _OWN = re.compile(r"(network|calibrator)-[0-9a-f]{16}\.safetensors")
+_TORN = re.compile(  # what a kill left of a file that was being written
+    r"\.(learner\.json|((network|calibrator)-[0-9a-f]{16}|training|trained|observed)\.safetensors)"
+    r"\.[0-9a-f]+\.tmp"
+)
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,7 @@ def write_learner(
     calibrator.save(folder / names["calibrator"])
     told = {"schema": SCHEMA, "kind": KIND, **described, "files": names}
     write_atomically(folder / MANIFEST, json.dumps(told, indent=1, allow_nan=False).encode())
-    for path in folder.iterdir():
-        if _OWN.fullmatch(path.name) and path.name not in names.values():
-            path.unlink(missing_ok=True)
+    tidy(folder, names.values())
 
 
 def read_learner(folder: Path) -> KeptLearner:
@@ -95,7 +97,7 @@ def read_learner(folder: Path) -> KeptLearner:
     if not path.is_file():
         raise FileNotFoundError(f"there is no learner in {folder}: {MANIFEST} is not there")
     try:
-        described = json.loads(path.read_bytes())
+        described = json.loads(path.read_bytes(), parse_constant=_refuse)
         files = described["files"]
         wanted = {"settings": dict, "train": dict, "classes": list, "reports": list}
         whole = described["kind"] == KIND and described["schema"] == SCHEMA
@@ -106,6 +108,14 @@ def read_learner(folder: Path) -> KeptLearner:
     if not whole:
         raise CorruptState(f"{path} is no description of a learner, or a damaged one")
     return KeptLearner(described, folder / files["network"], folder / files["calibrator"])
+
+
+def tidy(folder: Path, names: Collection[str]) -> None:
+    """Remove older states than the one that has these files, and what a kill left half-written."""
+    for path in folder.iterdir():
+        older = _OWN.fullmatch(path.name) and path.name not in names
+        if older or _TORN.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 class TaskFiles:
@@ -121,8 +131,6 @@ class TaskFiles:
         self, folder: Path | None, identity: Mapping[str, Any], *, writes: bool = True
     ) -> None:
         self.folder, self.identity, self.writes = folder, dict(identity), writes
-        if folder is not None and writes and self._left_over():
-            self.remove()
 
     @property
     def training(self) -> Path | None:
@@ -178,15 +186,15 @@ class TaskFiles:
             if path is not None and self.writes:
                 path.unlink(missing_ok=True)
 
-    def _left_over(self) -> bool:
-        """Whether the files are of a finished task: the kill came before they were removed."""
+    def drop_finished(self) -> None:
+        """Remove files of a task before this one: a kill came before they were removed."""
         path = self._path("trained")
-        if path is None or not path.is_file():
-            return False
-        _, described = read_state(path)
-        identity = described.get("identity")
+        if path is None or not self.writes or not path.is_file():
+            return
+        identity = read_state(path)[1].get("identity")
         number = identity.get("task") if isinstance(identity, dict) else None
-        return type(number) is int and number < self.identity["task"]
+        if isinstance(number, int) and number < self.identity["task"]:
+            self.remove()
 
     def _path(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{name}.safetensors"
@@ -197,6 +205,10 @@ def _read(path: Path) -> Any:
         return read_state(path)
     except FileNotFoundError:
         raise _missing(path) from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _missing(path: Path) -> CorruptState:

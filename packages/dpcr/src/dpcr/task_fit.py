@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dpcr.checkpoints import data_digest
 from dpcr.cosine_head import CosineClassifier, CosineHead, feature_width
 from dpcr.drift_calibrator import DriftCalibrator
-from dpcr.feature_pass import BATCH, Augment, show_features
+from dpcr.feature_pass import Augment, show_features
 from dpcr.labelled_samples import labelled, unlabelled
 from dpcr.processes import rank_and_world
 from dpcr.randomness import drawn_from, generator_of
@@ -130,11 +130,15 @@ class TaskFit:
         rank, world = rank_and_world()
         options: dict[str, Any] = {
             "rows": np.arange(rank, len(self.labels), world),
-            "batch_size": BATCH,
             "workers": self.config.workers,
             "device": self.device,
+            "numbers": (self.seed, self.number, LATE, rank),
         }
+        for samples in (self.samples, self.plain):
+            if hasattr(samples, "set_epoch"):
+                samples.set_epoch(self.config.phase(self.number).epochs)
         new, old = network.backbone, self.network.backbone if self.network is not None else None
+        both = [new] if old is None else [new, old.to(self.device)]
 
         def add(where: NDArray[np.int64], features: list[Tensor]) -> None:
             before = features[1] if len(features) > 1 else None
@@ -143,18 +147,13 @@ class TaskFit:
         def add_new(where: NDArray[np.int64], features: list[Tensor]) -> None:
             seen.observe_new(features[0], self.labels[where])
 
-        both = [new] if old is None else [new, old.to(self.device)]
         if not self.moves:
             show_features([new], self.plain, add_new, **options)
-        elif not self.augmented_statistics:
-            show_features(both, self.plain, add, **options)
-        else:
-            if hasattr(self.samples, "set_epoch"):
-                self.samples.set_epoch(self.config.phase(self.number).epochs)
-            numbers = (self.seed, self.number, LATE, rank)
-            changed = {"augment": self.augment, "numbers": numbers}
-            show_features(both, self.samples, add, **options, **changed)
+        elif self.augmented_statistics:
+            show_features(both, self.samples, add, augment=self.augment, **options)
             show_features([new], self.plain, add_new, **options)
+        else:
+            show_features(both, self.plain, add, **options)
         return seen.all_reduce() if world > 1 else seen
 
 

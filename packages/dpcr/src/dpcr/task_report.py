@@ -47,7 +47,8 @@ class TaskReport:
             CorruptState: it is none.
         """
         names = {each.name for each in fields(cls)}
-        if not isinstance(described, Mapping) or described.keys() != names:
+        whole = isinstance(described, Mapping) and described.keys() == names
+        if not whole or not isinstance(described["classes"], list):
             raise CorruptState("damaged or hostile state: a task's report is none")
         return cls(**{**described, "classes": tuple(described["classes"])})
 
