@@ -184,17 +184,16 @@ def prepare_clad(
     """Cut CLAD-C's objects out of their pictures and extract features, once."""
     from aefocl.clad_features import prepare_clad as prepare
 
-    told = prepare(
-        root, out, backbone=backbone, image_size=image_size, progress=lambda line: say(line)
-    )
+    told = prepare(root, out, backbone=backbone, image_size=image_size, progress=say)
     if as_json:
         typer.echo(json.dumps(told, indent=2))
         return
     show(_objects(told), str(out))
     for repair in told["repairs"]:
         typer.echo("repaired: " + ", ".join(f"{name} {value}" for name, value in repair.items()))
-    for reason, n in told["left_out"].items():
-        typer.echo(f"left out: {n} ({reason})")
+    for part, reasons in told["left_out"].items():
+        for reason, n in reasons.items():
+            typer.echo(f"left out of {part}: {n} ({reason})")
     for part, skipped in told["skipped"].items():
         if skipped:
             typer.echo(f"not decoded: {len(skipped)} objects of {part}", err=True)
