@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from lipogram.errors import (
     InvalidSetting,
     LipogramError,
     NotSeen,
+    SingularSystem,
     UnknownClass,
 )
 
@@ -488,6 +490,88 @@ def test_what_is_rejected_changes_no_bit(
         call(head)
     assert_same_bits(state(head, tmp_path / "b"), before)
     np.testing.assert_array_equal(head.decision_function(X), scores)
+
+
+def test_rows_too_large_before_the_buffer_are_refused_as_a_whole(tmp_path: Path) -> None:
+    head = model(buffer_size=2, covariance="shared", seed=1).fit(X, Y)
+    assert head.buffer_ is not None
+    b = head.buffer_.weight.numpy()  # type: ignore[union-attr]
+    unseen = -1e3 * (b @ np.linalg.solve(b.T @ b, np.ones(2)))  # the buffer maps it to 0
+    before = state(head, tmp_path / "a")
+    with pytest.raises(NotSeen):
+        head.forget(unseen[None], [0])
+    assert_same_bits(state(head, tmp_path / "b"), before)
+
+
+def test_rows_whose_mapping_failed_wait_with_their_moments() -> None:
+    class Full(RandomBuffer):
+        def __call__(self, features: torch.Tensor) -> torch.Tensor:
+            raise MemoryError("no room")
+
+    head = model(buffer_size=24, covariance="shared").fit(X, Y)
+    held, rows, labels = head.statistics_.feature_map, np.tile(X, (20, 1)), np.tile(Y, 20)
+    head.statistics_.feature_map = Full(D, 24)
+    with pytest.raises(MemoryError):
+        head.partial_fit(rows, labels)
+    head.statistics_.feature_map = held
+    both = model(buffer_size=24, covariance="shared").fit(X, Y).partial_fit(rows, labels)
+    np.testing.assert_array_equal(head.class_count_, both.class_count_)
+    np.testing.assert_allclose(head.class_std_, both.class_std_, rtol=1e-12, atol=1e-12)
+    assert relative(weights_of(head), weights_of(both)) <= 1e-9
+
+
+@pytest.mark.parametrize("solver", ["accumulate", "recursive"])
+def test_sparse_rows_are_rows(solver: Any) -> None:
+    head = model(buffer_size=24, solver=solver).fit(X, Y)
+    head.predict(X)
+    head.partial_fit(scipy.sparse.csr_matrix(X[:9]), Y[:9]).partial_fit(X[9:12], Y[9:12])
+    dense = model(buffer_size=24).fit(np.r_[X, X[:12]], np.r_[Y, Y[:12]])
+    assert relative(weights_of(head, False), weights_of(dense, False)) <= 1e-9
+    np.testing.assert_allclose(head.class_std_, dense.class_std_, rtol=1e-12, atol=1e-12)
+    assert relative(weights_of(head), weights_of(dense)) <= 1e-9
+
+
+@pytest.mark.parametrize("covariance", ["shared", "diag+shared"])
+def test_a_covariance_that_rounding_ate_is_no_covariance(covariance: str) -> None:
+    for offset in (1e4, 1e7):
+        far = model(covariance=covariance, sampler="sobol").fit(X + offset, Y)
+        spread = np.cov(far.sample_pseudo(0, 4096), rowvar=False)
+        assert relative(spread, oracle_covariance(covariance, 0)) <= 0.1
+    lost = model(covariance=covariance).fit(X * 1e-2 + 1e8, Y)
+    with pytest.raises(SingularSystem, match="diag"):
+        lost.predict(X)
+    lost.covariance = "diag"
+    assert np.isfinite(lost.predict(X)).all()
+
+
+@pytest.mark.parametrize("covariance", ["shared", "diag+shared", "lowrank:2"])
+def test_a_covariance_that_was_not_kept_is_refused(covariance: str) -> None:
+    head = model(buffer_size=D).fit(X, Y)  # as wide as the features: the wrong sums would fit
+    head.covariance = covariance
+    with pytest.raises(InvalidSetting, match="before the first row"):
+        head.predict(X)
+    with pytest.raises(InvalidSetting, match="before the first row"):
+        head.sample_pseudo(1, 3)
+    head.covariance = "diag"
+    np.testing.assert_array_equal(head.coef_, model(buffer_size=D).fit(X, Y).coef_)
+
+
+def test_dimensions_of_a_sequence_are_those_of_the_features() -> None:
+    wide = model(buffer_size=30_000, sampler="sobol").partial_fit(X[:0], Y[:0])
+    assert wide.n_features_in_ == D
+    zeros = np.zeros((2, 10_700))
+    with pytest.raises(InvalidSetting, match="21400"):
+        model(sampler="sobol", covariance="diag+shared").partial_fit(zeros, [0, 1])
+    model(sampler="sobol").partial_fit(zeros, [0, 1])
+
+
+def test_draws_come_in_parts_and_are_the_same_rows() -> None:
+    for sampler in ("iid", "antithetic", "sobol"):
+        head = model(sampler=sampler, balance_to=20_001).fit(X, Y)
+        drawn = head.sample_pseudo(0, 19_941)
+        assert drawn.shape == (19_941, D)
+        assert len(np.unique(drawn, axis=0)) == len(drawn)
+        assert relative(weights_of(head), joint(head, X, Y, 20_001)) <= 1e-9
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,19 @@ from contextlib import contextmanager
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from aefocl.pseudo_features import Sampler, check_sobol, lowrank, of_settings, wanted
+from aefocl.pseudo_features import (
+    PseudoFeatures,
+    Sampler,
+    check_sobol,
+    lowrank,
+    of_settings,
+    wanted,
+)
 from aefocl.stream_statistics import StreamStatistics
 from lipogram.analytic.blas import Accumulate
 from lipogram.analytic.buffer import Initialisation
@@ -31,7 +39,11 @@ from lipogram.analytic.settings import one_of, whole
 from lipogram.analytic.solve import RidgeSolution
 from lipogram.errors import FewPseudoFeatures, InvalidSetting
 
-CHUNK = 8192  # pseudo-features that pass the buffer at a time, as the authors'
+
+class Running:
+    """The recursion that goes along with the stream, once its weights were asked for."""
+
+    recursion: RecursiveRidge | None = None
 
 
 class AEFOCLClassifier(AnalyticClassifier):
@@ -70,7 +82,7 @@ class AEFOCLClassifier(AnalyticClassifier):
     statistics_: StreamStatistics
     _other: Solved  # the head that is not in use by default
     _balanced: bool | None
-    _recursion: RecursiveRidge | None
+    _running: Running
 
     def __init__(
         self,
@@ -156,7 +168,9 @@ class AEFOCLClassifier(AnalyticClassifier):
 
     def empty_statistics(self, n_features: int, **options: Any) -> StreamStatistics:
         """Statistics without a row, with the moments that the covariance needs."""
-        check_sobol(self.sampler, self.covariance, n_features)
+        feature_map = options.get("feature_map")
+        incoming = n_features if feature_map is None else feature_map.in_features
+        check_sobol(self.sampler, self.covariance, incoming)
         options["pooled"] = True
         return StreamStatistics(
             n_features,
@@ -181,12 +195,12 @@ class AEFOCLClassifier(AnalyticClassifier):
         """
         if self.solver == "recursive" and sample_weight is not None:
             raise InvalidSetting('solver="recursive" takes no sample_weight: use "accumulate"')
-        recursion = self._recursion if self.__sklearn_is_fitted__() else None
+        recursion = self._running.recursion if self.__sklearn_is_fitted__() else None
         super().partial_fit(X, y, classes, sample_weight)
-        if recursion is not None and np.shape(X)[0]:
+        if recursion is not None and np.shape(X)[0] and not scipy.sparse.issparse(X):
             rows = as_rows(X, self.n_features_in_, device=self.statistics_.device)
             x = self.buffer_(rows) if self.buffer_ is not None else rows
-            self._recursion = recursion.update(x, y)
+            self._running.recursion = recursion.update(x, y)
         return self
 
     # ------------------------------------------------------------------ predicting
@@ -229,8 +243,8 @@ class AEFOCLClassifier(AnalyticClassifier):
         """
         check_is_fitted(self)
         whole("n", n)
-        rows: NDArray[np.float64] = of_settings(self._whole(), self).sample(label, n).cpu().numpy()
-        return rows
+        parts = of_settings(self._whole(), self).sample(label, n)
+        return np.concatenate([part.cpu().numpy() for part in parts])
 
     @property
     def class_mean_(self) -> NDArray[np.float64]:
@@ -243,7 +257,7 @@ class AEFOCLClassifier(AnalyticClassifier):
     def class_std_(self) -> NDArray[np.float64]:
         """σ (k, d) of the incoming features, unbiased; 0 for a class of one row."""
         check_is_fitted(self)
-        variance = of_settings(self._whole(), self).variance
+        variance = PseudoFeatures(self._whole()).variance  # as seen, whatever min_std draws
         std: NDArray[np.float64] = variance.sqrt().cpu().numpy()
         return std
 
@@ -266,11 +280,11 @@ class AEFOCLClassifier(AnalyticClassifier):
     def adopt(self, statistics: Any) -> Self:
         """Take over sums made elsewhere."""
         super().adopt(statistics)
-        self._other, self._balanced, self._recursion = Solved(), None, None
+        self._other, self._balanced, self._running = Solved(), None, Running()
         return self
 
     def _changed(self) -> Self:
-        self._other, self._recursion = Solved(), None
+        self._other, self._running.recursion = Solved(), None
         return super()._changed()
 
     @contextmanager
@@ -328,9 +342,8 @@ class AEFOCLClassifier(AnalyticClassifier):
         copied = copy.deepcopy(self._recursive()) if recursive else statistics.copy()
         for slot in np.flatnonzero(drawn).tolist():
             label, m = statistics.classes[slot], int(drawn[slot])
-            rows, weight = source.sample(label, m), float(needed[slot]) / m
-            for i in range(0, m, CHUNK):
-                part = rows[i : i + CHUNK]
+            weight = float(needed[slot]) / m
+            for part in source.sample(label, m):
                 labels = np.full(len(part), label)
                 if isinstance(copied, StreamStatistics):
                     copied.drawn(part, labels, None if weight == 1 else [weight] * len(part))
@@ -344,12 +357,13 @@ class AEFOCLClassifier(AnalyticClassifier):
     def _recursive(self) -> RecursiveRidge:
         """The recursion's state, begun from the sums where it is not there yet."""
         assert not isinstance(self.gamma, str)
-        if self._recursion is None or self._recursion.gamma != self.gamma:
+        running = self._running
+        if running.recursion is None or running.recursion.gamma != self.gamma:
             statistics = self._whole()
-            self._recursion = RecursiveRidge.of_sums(
+            running.recursion = RecursiveRidge.of_sums(
                 statistics.reweight(), self.gamma, statistics.classes
             )
-        return self._recursion
+        return running.recursion
 
     def _whole(self) -> StreamStatistics:
         """The statistics of all rows, parts put together."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -29,9 +30,10 @@ from aefocl.stream_statistics import StreamStatistics
 from lipogram.analytic.blas import matmul, symmetric
 from lipogram.analytic.labels import Label
 from lipogram.analytic.solve import RidgeSystem, cholesky
-from lipogram.errors import InvalidSetting
+from lipogram.errors import InvalidSetting, SingularSystem, UnknownClass
 
 Sampler = Literal["iid", "antithetic", "sobol", "expected"]
+CHUNK = 8192  # pseudo-features that are drawn and pass the buffer at a time, as the authors'
 FEW_ROWS = 5  # below it min_std="pooled" trusts the other classes' spread more
 LARGEST_SOBOL = torch.quasirandom.SobolEngine.MAXDIM
 
@@ -119,35 +121,44 @@ class PseudoFeatures:
     def shared(self) -> Tensor:
         """Pooled within-class covariance S (d, d), unbiased."""
         held = self.statistics
+        if held.incoming is None and held.feature_map is not None:
+            raise InvalidSetting(
+                f"covariance={self.covariance!r} needs second moments that were not kept: set it "
+                "before the first row"
+            )
         gram = symmetric((held.incoming or held).reweight().gram)
         mass, mean = held.moments.mass, self.mean
         within = gram - matmul((mean * mass[:, None]).T.contiguous(), mean)
         free = max(float(mass.sum()) - int((mass > 0).sum()), 1.0)
         return within / free
 
-    def sample(self, label: Label, n: int) -> Tensor:
-        """Draw n pseudo-features (n, d) float64 of a class.
+    def sample(self, label: Label, n: int) -> Iterator[Tensor]:
+        """Draw n pseudo-features of a class, in parts (≤ CHUNK, d) float64.
 
         Raises:
-            UnknownClass: it was never seen.
+            UnknownClass: it was never seen, or only announced.
+            InvalidSetting: a covariance that the statistics do not hold.
         """
         slot = self.statistics.index.slot(label)
-        held = self.statistics.moments.classes[slot]
-        rank = lowrank(self.covariance)
-        parts = {"diag": 1, "shared": 1, "diag+shared": 2}.get(self.covariance, 2)
-        widths = [self.mean.shape[1]] * parts if not rank else [len(held.factor), held.mean.numel()]
-        epsilon = self._normal(n, sum(widths), label, held.mass)
-        first, second = epsilon[:, : widths[0]], epsilon[:, widths[0] :]
-        if self.covariance == "shared":
-            spread = matmul(first, self._root)
-        elif self.covariance == "diag+shared":
-            spread = first * self.variance[slot].sqrt() + matmul(second, self._root)
-        elif rank:
-            factor, rest = self._directions(slot, held)
-            spread = matmul(first, factor) + second * rest.sqrt()
-        else:
-            spread = first * self.variance[slot].sqrt()
-        return self.mean[slot] + self.noise * spread
+        label = self.statistics.classes[
+            slot
+        ]  # of Python's own type: a NumPy integer is equal to it
+        held, width = self.statistics.moments.classes[slot], self.mean.shape[1]
+        if not held.mass:
+            raise UnknownClass(f"class {label!r} has no row yet to draw pseudo-features like")
+        scale = None if self.covariance == "shared" else self.variance[slot].sqrt()
+        directions = self.mean[:0]
+        if lowrank(self.covariance):
+            directions, rest = self._directions(slot, held)
+            scale = rest.sqrt()
+        elif self.covariance != "diag":
+            directions = self._root
+        own = 0 if scale is None else width
+        for epsilon in self._normal(n, own + len(directions), label, held.mass):
+            spread = matmul(epsilon[:, own:].contiguous(), directions)
+            if scale is not None:
+                spread += epsilon[:, :own] * scale
+            yield self.mean[slot] + self.noise * spread
 
     def expected(self, system: RidgeSystem, needed: NDArray[np.float64]) -> RidgeSystem:
         """The system with the expectation of all pseudo-features added; needs no buffer."""
@@ -186,30 +197,47 @@ class PseudoFeatures:
         mean_variance = float(self.shared.diagonal().mean())
         if not mean_variance > 0:
             return torch.zeros_like(self.shared)
-        factor, _ = cholesky(self.shared.contiguous(), 1e-9 * mean_variance)
+        try:
+            factor, _ = cholesky(self.shared.contiguous(), 1e-9 * mean_variance)
+        except SingularSystem:
+            raise SingularSystem(
+                "the covariance within the classes was lost to rounding, since the features lie "
+                'far from 0: subtract what they have in common, or use covariance="diag"'
+            ) from None
         return factor.tril().T.contiguous()
 
     def _directions(self, slot: int, held: Moments) -> tuple[Tensor, Tensor]:
         """Rows whose Gram matrix is the strong part of Σ_y, and what they leave of its diagonal."""
+        rank = lowrank(self.covariance)
+        if rank != self.statistics.rank:
+            raise InvalidSetting(
+                f"covariance={self.covariance!r} needs directions that were not kept: set it "
+                "before the first row"
+            )
         factor = held.factor / (held.mass - 1) ** 0.5 if held.mass > 1 else held.factor * 0.0
         rest = (self.variance[slot] - factor.square().sum(0)).clamp(min=0)
         return factor, rest
 
-    def _normal(self, n: int, width: int, label: Label, mass: float) -> Tensor:
-        """ε (n, width) of the class, float64."""
-        key = json.dumps([self.seed, type(label).__name__, str(label), mass, n, self.sampler])
+    def _normal(self, n: int, width: int, label: Label, mass: float) -> Iterator[Tensor]:
+        """ε of the class, n rows of float64 in parts (≤ CHUNK, width)."""
+        # Nine digits of the mass: the sum of weights depends on their order beyond.
+        mine = [int(self.seed), type(label).__name__, str(label), f"{mass:.9g}", n, self.sampler]
+        key = json.dumps(mine)
         number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
-        device = self.mean.device
+        device, engine = self.mean.device, None
         if self.sampler == "sobol":
             engine = torch.quasirandom.SobolEngine(width, scramble=True, seed=number)
-            uniform = engine.draw(n, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
-            return (math.sqrt(2) * torch.erfinv(2 * uniform - 1)).to(device)
         generator = torch.Generator().manual_seed(number)
-        half = n if self.sampler == "iid" else (n + 1) // 2
-        drawn = torch.randn(half, width, dtype=torch.float64, generator=generator)
-        if self.sampler == "antithetic":
-            drawn = torch.cat([drawn, -drawn])[:n]
-        return drawn.to(device)
+        for m in (min(CHUNK, n - i) for i in range(0, n, CHUNK)):
+            if engine is not None:
+                uniform = engine.draw(m, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+                yield (math.sqrt(2) * torch.erfinv(2 * uniform - 1)).to(device)
+                continue
+            half = m if self.sampler == "iid" else (m + 1) // 2
+            drawn = torch.randn(half, width, dtype=torch.float64, generator=generator)
+            if self.sampler == "antithetic":
+                drawn = torch.cat([drawn, -drawn])[:m]
+            yield drawn.to(device)
 
 
 def check_sobol(sampler: object, covariance: str, width: int) -> None:
@@ -224,7 +252,7 @@ def check_sobol(sampler: object, covariance: str, width: int) -> None:
 
 def of_settings(statistics: StreamStatistics, model: Any) -> PseudoFeatures:
     """The distribution that an estimator's settings ask for."""
-    sampler = "iid" if model.sampler == "expected" else model.sampler
+    sampler: Sampler = "iid" if model.sampler == "expected" else model.sampler
     return PseudoFeatures(
         statistics, float(model.noise), model.covariance, sampler, model.min_std, model.seed
     )

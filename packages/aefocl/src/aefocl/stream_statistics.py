@@ -8,7 +8,7 @@ the rows themselves, changed by the same verbs, together or not at all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import torch
 from torch import Tensor
@@ -73,11 +73,15 @@ class StreamStatistics(ClassStatistics):
         if len(slots) == len(rows) and len(rows):
             where = torch.from_numpy(slots).to(self.device)
             batch = self.moments.of_batch(rows, where, weight)
+        before = self.n_rows
         with uninterrupted():
-            super().update(rows, labels, sample_weight=weight, check_finite=False)
-            self.moments.add(batch)
-            if self.incoming is not None:
-                self.incoming.update(rows, labels, sample_weight=weight, check_finite=False)
+            try:
+                super().update(rows, labels, sample_weight=weight, check_finite=False)
+            finally:  # where the feature map failed, the rows count as seen and wait
+                if self.n_rows != before:
+                    self.moments.add(batch)
+                    if self.incoming is not None:
+                        self.incoming.update(rows, labels, sample_weight=weight, check_finite=False)
         return self
 
     def update_targets(
@@ -114,12 +118,15 @@ class StreamStatistics(ClassStatistics):
             for slot, label in enumerate(theirs.classes)
             if theirs.counts[slot]
         }
+        incoming = None
+        if self.incoming is not None and theirs.incoming is not None:
+            # Rows that the sums may hold can be too large before the buffer: asked of a copy first.
+            incoming = self.incoming.copy().remove(theirs.incoming)
         with uninterrupted():
             super().remove(theirs)
             left = {self.index.slot(c): less for c, less in held.items() if c in self.index}
             self.moments.subtract(left)
-            if self.incoming is not None and theirs.incoming is not None:
-                self.incoming.remove(theirs.incoming)
+            self.incoming = incoming
         return self
 
     def copy(self) -> Self:
@@ -133,7 +140,22 @@ class StreamStatistics(ClassStatistics):
         """Rows into the sums of this copy alone: pseudo-features, which tell no moment."""
         return super().update(rows, labels, sample_weight=weight)
 
+    def transport(self, *operator: Any, **options: Any) -> NoReturn:
+        """Raise InvalidSetting: moments before the buffer know nothing of a map behind it."""
+        raise InvalidSetting("statistics with moments do not move to other features")
+
+    def widen(self, covariance: Tensor) -> NoReturn:
+        """Raise InvalidSetting, as :meth:`transport`."""
+        raise InvalidSetting("statistics with moments take no noise but that of drawn rows")
+
     # ------------------------------------------------------------------ keeping
+
+    def own_kind(self) -> str:
+        """What is held beside the sums: states that hold other things do not add up."""
+        kept = ["means and variances"]
+        kept += ["the covariance of incoming features"] if self.incoming is not None else []
+        kept += [f"{self.rank} directions a class"] if self.rank else []
+        return ", ".join(kept)
 
     def own_tensors(self) -> dict[str, Tensor]:
         """What a file holds beside the sums."""
@@ -159,13 +181,17 @@ class StreamStatistics(ClassStatistics):
             mine: this rank's statistics.
             own: slot here to slot there, for the classes that this rank has.
             group: the ranks.
+
+        Raises:
+            InvalidSetting: low-rank covariances, on every rank.
         """
+        from lipogram.analytic.distributed import all_reduce_statistics
         from lipogram.analytic.messages import reduced
 
-        if self.rank or self.incoming is not None:
-            raise InvalidSetting(
-                'ranks add up the moments of covariance="diag" only, or of any without a buffer'
-            )
+        if self.rank:
+            raise InvalidSetting('ranks do not add up low-rank covariances: use "diag" or "shared"')
+        if mine.incoming is not None:
+            self.incoming = all_reduce_statistics(mine.incoming, group)
         k, d = len(self.index), self.n_inputs
         held = ClassMoments(d, device=self.device)
         held.grow(k)

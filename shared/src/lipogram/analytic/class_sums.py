@@ -198,6 +198,10 @@ class ClassSums:
 
     # ------------------------------------------------------------------ of a derived class
 
+    def own_kind(self) -> str:
+        """What a derived class holds beside the sums, in words; all ranks must hold the same."""
+        return "nothing"
+
     def own_tensors(self) -> dict[str, Tensor]:
         """What a derived class holds beside the sums, by name, for a file."""
         return {}

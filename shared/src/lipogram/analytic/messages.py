@@ -72,6 +72,7 @@ def agree(statistics: ClassStatistics, group: ProcessGroup | None, *, folds: int
             "space": statistics.space,
             "feature map": None if feature_map is None else feature_map.fingerprint,
             "folds": folds,
+            "beside the sums": statistics.own_kind(),
             "folded classes": len(statistics.frozen),
         },
         "labels": statistics.classes,
