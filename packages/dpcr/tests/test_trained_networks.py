@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -101,17 +103,16 @@ def test_a_network_depends_on_its_own_past_only(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_the_network_before_is_distilled_from(tmp_path):
+    one = networks(tmp_path / "one")
+    two = networks(tmp_path / "two", config=replace(QUICK, lam=0.0))
+    assert same(one.after(0), two.after(0))
+    assert not same(one.after(1), two.after(1))
+
+
 def test_a_cut_off_training_is_gone_on_with(tmp_path):
     whole = networks(tmp_path / "whole").after(1)
-    config = TrainConfig(
-        first_epochs=3,
-        epochs=2,
-        batch_size=16,
-        schedule="cosine",
-        lr=0.02,
-        head_scale=8.0,
-        checkpoint_every=1,
-    )
+    config = replace(QUICK, checkpoint_every=1)
 
     def cut(line):
         if line.startswith("task 2 of 3, epoch 2"):

@@ -44,8 +44,7 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str = 
     Raises:
         CorruptState: see :func:`tensors_of`.
     """
-    own, named = module.state_dict(), tensors_of(module, tensors, prefix)
-    module.load_state_dict({name: named[name].to(own[name].dtype) for name in own})
+    module.load_state_dict(tensors_of(module, tensors, prefix))
 
 
 def tensors_of(

@@ -70,8 +70,9 @@ class TrainingState:
             for name, tensor in tensors.items()
             if name.startswith("velocity/")
         }
-        losses, accuracies = described.get("losses"), described.get("accuracies")
-        seconds = described.get("seconds")
+        losses: Any = described.get("losses")
+        accuracies: Any = described.get("accuracies")
+        seconds: Any = described.get("seconds")
         fits = _numbers(losses) and _numbers(accuracies) and _numbers([seconds])
         fits = fits and len(losses) == len(accuracies)
         fits = fits and all(
