@@ -81,14 +81,14 @@ def study_of(
 
 
 def data_of(
-    name: str, *, per_class: int = 300, image_size: int = 96, progress: bool = True
+    name: str, *, per_class: int = 150, image_size: int = 96, progress: bool = True
 ) -> Callable[[int], StudyData]:
     """Network and samples of one of :data:`SETS`, as a function of the seed of the split.
 
     Args:
         name: of the set.
-        per_class: of Fashion-MNIST, the first so many training images of each class; a third as
-            many test images.
+        per_class: of Fashion-MNIST, the first so many training images of each class; a hundred of
+            each are tested.
         image_size: side in pixels to which images are squashed.
         progress: show a bar while images are read, where standard error is a terminal.
 
@@ -103,7 +103,7 @@ def data_of(
             maps_of(
                 datasets.fashion_mnist(split, per_class=n), image_size=image_size, progress=progress
             )
-            for split, n in (("train", per_class), ("test", max(1, per_class // 3)))
+            for split, n in (("train", per_class), ("test", 100))
         )
         return lambda seed: _data(name, train, test)
     if name == "openclipart":
