@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from lipogram.errors import InvalidSetting
-from lipogram.options import choice, configured, settings_in
+from lipogram.options import choice, configured, number, settings_in
 
 
 @dataclass(frozen=True)
@@ -84,3 +84,12 @@ def test_dashes_are_underscores_and_nothing_is_run(tmp_path):
     (tmp_path / "s.yaml").write_text("a: !!python/object/apply:os.getcwd []\n")
     with pytest.raises(InvalidSetting):
         settings_in(tmp_path / "s.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("-2", -2), ("0.5", 0.5), ("1.0", 1.0), ("1e3", 1000), ("3a", "3a"), ("", "")],
+)
+def test_what_is_typed_is_a_number_where_it_is_one(text, value):
+    found = number(text)
+    assert (found, type(found)) == (value, type(value))
