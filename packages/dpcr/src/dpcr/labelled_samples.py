@@ -51,7 +51,7 @@ def unlabelled(data: Any, what: str = "test") -> Samples:
             raise InvalidFeatures(
                 f"{what} samples: a Dataset without a length has no order: make a list of it"
             )
-        return data  # type: ignore[return-value]
+        return data
     try:
         samples = data if isinstance(data, Tensor) else torch.as_tensor(np.asarray(data))
     except (TypeError, ValueError) as error:

@@ -27,7 +27,7 @@ from dpcr.learner_state import KeptLearner, TaskFiles, read_learner, tidy, write
 from dpcr.processes import is_first, wait
 from dpcr.reconstruction import Normalize
 from dpcr.shift_map import Prior, ShiftMap
-from dpcr.task_fit import TaskFit, task_samples
+from dpcr.task_fit import TaskFit, joined, task_samples
 from dpcr.task_report import TaskReport as TaskReport
 from dpcr.task_report import shift_figures
 from dpcr.train_settings import TrainConfig
@@ -368,7 +368,7 @@ class DPCR(BackboneClassifier):
         module: nn.Module = copy.deepcopy(self._initial)
         if calibrator.head is not None:
             head = CosineHead(calibrator.head.in_features, len(classes))
-            module = network = CosineClassifier(module, head)
+            module = network = joined(module, head)
         kept.load_network(module)
         if network is None:
             self._initial = module

@@ -94,7 +94,7 @@ class TaskFit:
         width = feature_width(fresh, taken(self.plain, np.arange(1)).to(self.device))
         scale = self.config.head_scale
         head = CosineHead(width, len(self.new), scale=scale, generator=generator)
-        return CosineClassifier(fresh, head).to(self.device)
+        return joined(fresh, head).to(self.device)
 
     def train(self, network: CosineClassifier, checkpoint: Path | None) -> dict[str, Any]:
         """Train that copy, in place; what came of it.
@@ -155,6 +155,16 @@ class TaskFit:
         else:
             show_features(both, self.plain, add, **options)
         return seen.all_reduce() if world > 1 else seen
+
+
+def joined(backbone: nn.Module, head: CosineHead) -> CosineClassifier:
+    """Backbone and head as one network; the head computes in the backbone's precision.
+
+    In float32 where that is less: a head of half precision would not learn.
+    """
+    kinds = [p.dtype for p in backbone.parameters() if p.is_floating_point()]
+    precise = torch.promote_types(kinds[0] if kinds else torch.float32, torch.float32)
+    return CosineClassifier(backbone, head.to(precise))
 
 
 def task_samples(train: Any, plain: Any) -> tuple[Samples, Samples, NDArray[Any]]:
