@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dpcr.augmentation import ImageRecipe, ImageRows, drawn_from, image_recipe
+from dpcr.augmentation import ImageRecipe, ImageRows, image_recipe
+from dpcr.randomness import drawn_from
 from lipogram.analytic.images import ArrayImages, FileImages
 from lipogram.analytic.sources import PARTED_SETS
 from lipogram.errors import BrokenImage, InvalidSetting

@@ -7,19 +7,18 @@ the number of workers nor the order of a batch matters, and a resumed epoch is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 
+from dpcr.randomness import drawn_from
 from lipogram.analytic.images import Images
 from lipogram.analytic.settings import one_of, whole
 from lipogram.errors import InvalidSetting
@@ -179,19 +178,3 @@ class ImageRows(Dataset[tuple[Tensor, int]]):
             InvalidSetting: a negative epoch.
         """
         self.epoch = whole("epoch", epoch, least=0)
-
-
-@contextmanager
-def drawn_from(*numbers: int) -> Iterator[None]:
-    """Inside, torch's CPU generator stands where numbers ≥ 0 put it; afterwards, where it was.
-
-    ``torchvision`` draws from the global generator alone. ``torch.manual_seed`` would also reseed
-    every accelerator, so only the CPU's generator is set.
-    """
-    before = torch.default_generator.get_state()
-    seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
-    torch.default_generator.manual_seed(int(seed >> np.uint64(1)))
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(before)

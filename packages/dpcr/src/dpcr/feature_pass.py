@@ -9,37 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from dpcr.randomness import drawn_from, generator_of
-from dpcr.study_data import Samples, taken
+from dpcr.sample_batches import SampleBatches
+from dpcr.study_data import Samples
 from lipogram.errors import InvalidFeatures
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 BATCH = 256  # samples to a forward pass without gradients
 Show = Callable[[NDArray[np.int64], list[Tensor]], None]
-
-
-class SampleBatches(Dataset[Tensor]):
-    """Batches of positions as the items of a Dataset, so that a worker makes a whole one.
-
-    Args:
-        samples: a tensor (n, …) or a Dataset.
-        positions: of each batch.
-    """
-
-    def __init__(self, samples: Samples, positions: Sequence[NDArray[np.int64]]) -> None:
-        self.samples, self.positions = samples, positions
-
-    def __len__(self) -> int:
-        """Number of batches."""
-        return len(self.positions)
-
-    def __getitem__(self, number: int) -> Tensor:
-        """The samples (b, …) of a batch."""
-        if number >= len(self.positions):
-            raise IndexError(number)
-        return taken(self.samples, self.positions[number])
 
 
 @torch.no_grad()

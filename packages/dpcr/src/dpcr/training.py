@@ -20,14 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from dpcr.cosine_head import CosineClassifier
 from dpcr.data_parallel import Processes
 from dpcr.distillation import incremental_losses
 from dpcr.momentum_descent import MomentumDescent
 from dpcr.randomness import drawn_from, generator_of
-from dpcr.study_data import Samples, taken
+from dpcr.sample_batches import SampleBatches
+from dpcr.study_data import Samples
 from dpcr.train_settings import WITHOUT_EFFECT
 from dpcr.train_settings import Phase as Phase
 from dpcr.train_settings import TrainConfig as TrainConfig
@@ -225,27 +226,12 @@ class _Loop:
         self, samples: Samples, batches: list[NDArray[Any]], generator: torch.Generator
     ) -> DataLoader[Tensor]:
         return DataLoader(
-            _Batches(samples, batches),
+            SampleBatches(samples, batches),
             batch_size=None,
             num_workers=0 if isinstance(samples, Tensor) else self.config.workers,
             pin_memory=self.device.type == "cuda",
             generator=generator,
         )
-
-
-class _Batches(Dataset[Tensor]):
-    """Batches as samples, so that a worker makes a whole one."""
-
-    def __init__(self, samples: Samples, batches: list[NDArray[Any]]) -> None:
-        self.samples, self.batches = samples, batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> Tensor:
-        if number >= len(self.batches):
-            raise IndexError(number)
-        return taken(self.samples, self.batches[number])
 
 
 def _train_mode(network: nn.Module, n: int) -> None:
