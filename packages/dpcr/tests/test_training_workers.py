@@ -35,6 +35,7 @@ def result(name, norm=False):
     second = train_task(grown, x[:1] - 2, np.array([2]), config, old=net, task=1)
     told = {"losses": first.losses + second.losses, "accuracies": first.accuracies}
     write_state(f"{folder}/{name}.st", module_tensors(grown), {"kind": "test", **told})
+    write_state(f"{folder}/{name}-first.st", module_tensors(net), {"kind": "test"})
 result("alone")
 children = []
 for rank in range(2):
@@ -78,5 +79,7 @@ def test_two_processes_train_as_one_does(tmp_path):
         assert mine["accuracies"] == told["accuracies"]
     assert (tmp_path / "0").is_file()
     assert not (tmp_path / "1").exists()  # one of them writes
-    one, two = (read_state(tmp_path / f"norm-{rank}.st")[0] for rank in range(2))
-    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    for task in ("-first", ""):
+        one, two = (read_state(tmp_path / f"norm-{rank}{task}.st")[0] for rank in range(2))
+        assert all(torch.equal(value, two[name]) for name, value in one.items())
+        assert one["backbone.1.running_mean"].abs().max() > 0
