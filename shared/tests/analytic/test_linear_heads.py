@@ -47,4 +47,5 @@ def test_a_late_class_counts_from_its_first_row_on(head: type) -> None:
     model.partial_fit(X[early], LABELS[early]).end_task()
     assert set(model.predict(X)) == {0, 1, 2, 3}
     model.partial_fit(X[~early], LABELS[~early])
+    assert set(model.predict(X)) == {0, 1, 2, 3, 4}
     assert (model.predict(X) == LABELS).mean() > 0.7

@@ -154,7 +154,7 @@ def run_benchmark(
         theirs = published.weight.numpy().T
         progress("published recursion")
         part = RECURSION_BATCHES * BATCH
-        mapped = head.buffer_(rows[:part]).numpy()
+        mapped = _mapped(head, rows[:part]).numpy()
         few = labels[:part].numpy()
         recursion, _ = _best(
             lambda: published_recursion(mapped, few, CLASSES, gamma=GAMMA, batch=BATCH), 2
@@ -201,6 +201,12 @@ def _learnt(rows: Tensor, labels: Tensor, width: int) -> AEFOCLClassifier:
     return head
 
 
+def _mapped(head: AEFOCLClassifier, rows: Tensor) -> Tensor:
+    buffer = head.buffer_
+    assert buffer is not None
+    return buffer(rows)
+
+
 def _published(head: AEFOCLClassifier) -> PublishedRecursion:
     """The recursion's state after the stream, columns by label."""
     system = head.statistics_.reweight()
@@ -218,7 +224,7 @@ def _balanced(begun: PublishedRecursion, head: AEFOCLClassifier) -> PublishedRec
         if n:
             rows = torch.from_numpy(head.sample_pseudo(label, n))
             for part in rows.split(PIECE):
-                held.update(head.buffer_(part), torch.full((len(part),), label))
+                held.update(_mapped(head, part), torch.full((len(part),), label))
     return held
 
 
