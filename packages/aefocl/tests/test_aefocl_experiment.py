@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from aefocl.classifier import AEFOCLClassifier
-from aefocl.comparison_report import LABELS, table_of, write_comparison
+from aefocl.comparison_report import LABELS, curves, rarest, table_of, write_comparison
 from aefocl.experiment import METHODS, PRESETS, Experiment, points_of, run_experiment
 from lipogram.analytic.metrics import amca
 from lipogram.errors import InvalidSetting, RunMismatch
@@ -77,9 +77,39 @@ def test_files(finished: Run) -> None:
     assert (first["seed"], first["method"], first["head"]) == ("0", "aefocl", "balanced")
     assert {f"class {digit}" for digit in range(10)} <= set(first)
     head = AEFOCLClassifier.load(finished.folder / "head.safetensors")
+    assert (head.covariance, head.seed, head.space) == ("diag", 0, "digits")
     assert sorted(head.classes_) == [str(digit) for digit in range(10)]
     counts = dict(zip(head.classes_, head.class_count_.tolist(), strict=True))
     assert counts == finished.result["rows"]
+
+
+def test_curves_are_the_means_over_classes_and_seeds(finished: Run) -> None:
+    rows = finished.result["rows"]  # type: ignore[index]
+    fewest = rarest(finished)
+    assert len(fewest) == 2
+    assert max(rows[name] for name in fewest) <= sorted(rows.values())[1]
+    lines = [
+        line
+        for line in points_of(finished)
+        if (line["method"], line["head"]) == ("aefocl", "balanced")
+    ]
+    for names, found in ((fewest, curves(finished, fewest)), (list(rows), curves(finished))):
+        n_seen, means = found["aefocl"]
+        assert n_seen == [line["n_seen"] for line in lines if line["seed"] == 0]
+        for i in range(3):
+            mine = [lines[i]["per_class"], lines[i + 3]["per_class"]]  # of two seeds
+            assert means[i] == pytest.approx(np.mean([[p[c] for c in names] for p in mine]))
+    told = finished.result["methods"]["aefocl"]  # type: ignore[index]
+    assert means.mean() == pytest.approx(told["amca"])
+
+
+def test_a_class_without_a_test_row_leaves_a_gap(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, {})
+    for n, rates in ((5, {"a": 1.0}), (9, {"a": 0.5, "b": 0.25})):
+        run.log("point", seed=0, method="ncm", head="balanced", n_seen=n, per_class=rates)
+    run.log("done", seed=0, method="ncm", lines=2)
+    np.testing.assert_array_equal(curves(run, ["b"])["ncm"][1], [np.nan, 0.25])
+    np.testing.assert_array_equal(curves(run)["ncm"][1], [1.0, 0.375])
 
 
 def test_the_report_shows_every_method_and_stands_alone(finished: Run) -> None:

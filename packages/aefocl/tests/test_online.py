@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -139,6 +140,18 @@ def test_duplicates_and_remarks_are_told() -> None:
     again = Stream(replace(stream.data, train=train), stream.segments, remarks=("mended",))
     result = evaluate_online(Majority(), again)
     assert (result.duplicates, result.remarks) == (1, ("mended",))
+
+
+def test_seconds_are_of_learning_since_the_point_before() -> None:
+    class Slow(Majority):
+        def partial_fit(self, X: NDArray[Any], y: NDArray[Any]) -> Self:
+            time.sleep(0.05)
+            return super().partial_fit(X, y)
+
+    points = evaluate_online(Slow(), tiny(sizes=(5, 4, 0)), batch=1).points
+    assert points[0].fit_seconds > 0.24
+    assert 0.19 < points[1].fit_seconds
+    assert points[2].fit_seconds < 0.05
 
 
 def test_files_say_what_the_result_says(tmp_path: Path) -> None:

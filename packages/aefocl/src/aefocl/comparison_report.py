@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aefocl.experiment import picture, points_of
 from lipogram.figures import accuracy_curves, per_class_bars
 from lipogram.report import Cell, Section, Table, write_report
 from lipogram.runs import Run
 
+Curve = tuple[list[int], NDArray[np.float64]]
 LABELS = {
     "aefocl": "AEF-OCL",
     "aefocl-shared": "AEF-OCL, shared cov.",
@@ -62,15 +65,43 @@ def table_of(result: dict[str, Any]) -> Table:
 
 def figures(run: Run) -> dict[str, Path]:
     """Curves of all classes and of the rarest over the stream, and bars of the classes."""
+    fewest = rarest(run)
+    rare = f"mean accuracy, {len(fewest)} rarest classes"
+    return {
+        "stream": _stream_figure(run, None, "stream", "mean class accuracy"),
+        "rare": _stream_figure(run, fewest, "rare", rare),
+        "classes": _class_figure(run),
+    }
+
+
+def rarest(run: Run) -> list[str]:
+    """The quarter of the tested classes, one at least, that have the fewest rows in the stream."""
     assert run.result is not None, "figures are drawn from a finished run"
     rows: dict[str, int] = run.result["rows"]
     tested = {name for line in points_of(run) for name in line["per_class"]}
-    fewest = sorted(tested, key=lambda name: (rows[name], name))[: max(1, len(tested) // 4)]
-    return {
-        "stream": _stream_figure(run, sorted(tested), "stream", "mean class accuracy"),
-        "rare": _stream_figure(run, fewest, "rare", f"mean accuracy, {len(fewest)} rarest classes"),
-        "classes": _class_figure(run),
-    }
+    return sorted(tested, key=lambda name: (rows[name], name))[: max(1, len(tested) // 4)]
+
+
+def curves(run: Run, names: Sequence[str] | None = None) -> dict[str, Curve]:
+    """Rows seen, and mean accuracy over classes and seeds, at each point, by method.
+
+    Args:
+        run: finished.
+        names: classes; None for all. A point leaves out those without a test row, and is NaN where
+            none has one.
+    """
+    found = {}
+    for method, seeds in _looks(run).items():
+        means = []
+        for lines in seeds.values():
+            rates = [
+                [rate for name, rate in line["per_class"].items() if names is None or name in names]
+                for line in lines
+            ]
+            means.append([np.mean(mine) if mine else np.nan for mine in rates])
+        n_seen = [line["n_seen"] for line in next(iter(seeds.values()))]
+        found[method] = (n_seen, np.mean(means, axis=0))
+    return found
 
 
 def write_comparison(run: Run, *, title: str, lead: str) -> Path:
@@ -143,24 +174,10 @@ def _looks(run: Run) -> dict[str, dict[int, list[dict[str, Any]]]]:
     return looks
 
 
-def _stream_figure(run: Run, names: list[str], figure: str, ylabel: str) -> Path:
-    """Mean accuracy over some classes, those that a point tests, of every method."""
-    series = {}
-    for method, seeds in _looks(run).items():
-        curves = [
-            [
-                np.mean([line["per_class"][name] for name in names if name in line["per_class"]])
-                if any(name in line["per_class"] for name in names)
-                else np.nan
-                for line in lines
-            ]
-            for lines in seeds.values()
-        ]
-        n_seen = [line["n_seen"] for line in next(iter(seeds.values()))]
-        series[LABELS[method]] = (n_seen, np.mean(curves, axis=0))
+def _stream_figure(run: Run, names: list[str] | None, figure: str, ylabel: str) -> Path:
     path = run.figure(figure)
     accuracy_curves(
-        series,
+        {LABELS[method]: curve for method, curve in curves(run, names).items()},
         path,
         xlabel="rows seen",
         ylabel=ylabel,
