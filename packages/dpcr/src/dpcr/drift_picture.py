@@ -85,9 +85,13 @@ def drift_picture(
         axes.annotate("", xy=(b[0], b[1]), xytext=(a[0], a[1]), arrowprops=arrow, zorder=3)
     for a, b in zip(put, here, strict=True):
         axes.plot([a[0], b[0]], [a[1], b[1]], color=FAINT, lw=1, ls=":", zorder=1)
-    axes.scatter(*here.T, s=46, facecolors="none", edgecolors=INK, linewidths=1.3, zorder=4)
-    axes.scatter(*thought.T, s=34, marker="x", color=COLOURS[1], linewidths=1.4, zorder=2)
-    axes.scatter(*put.T, s=12, color=COLOURS[0], zorder=5)
+    axes.scatter(
+        here[:, 0], here[:, 1], s=46, facecolors="none", edgecolors=INK, linewidths=1.3, zorder=4
+    )
+    axes.scatter(
+        thought[:, 0], thought[:, 1], s=34, marker="x", color=COLOURS[1], linewidths=1.4, zorder=2
+    )
+    axes.scatter(put[:, 0], put[:, 1], s=12, color=COLOURS[0], zorder=5)
     if len(names) <= _MOST_NAMES:
         for where, name in zip(here, names, strict=True):
             label = axes.annotate(

@@ -100,7 +100,7 @@ def maps_of(images: Images, *, image_size: int = 96, progress: bool = True) -> M
 def _first_blocks(image_size: int, side: int) -> Backbone:
     network = _published()
     first = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6(), *network._blocks[:CUT])
-    first = first.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    first = first.eval().to(memory_format=torch.channels_last)
     preparation = Preparation(
         image_size, mean=(127.0,) * 3, std=(128.0,) * 3, fit="squash", resample="BICUBIC"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ METHODS = (
     "frozen",
     "oracle",
 )
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "dpcr, not widened": {"method": "dpcr", "widen": False},
     "dpcr, published": {"method": "dpcr-published"},
 }
@@ -99,12 +100,10 @@ def data_of(
     if name == "digits":
         return lambda seed: digits_data(seeded(mlp), seed)
     if name == "fashion-mnist":
-        train, test = (
-            maps_of(
-                datasets.fashion_mnist(split, per_class=n), image_size=image_size, progress=progress
-            )
-            for split, n in (("train", per_class), ("test", 100))
-        )
+        garments = datasets.fashion_mnist("train", per_class=per_class)
+        train = maps_of(garments, image_size=image_size, progress=progress)
+        others = datasets.fashion_mnist("test", per_class=100)
+        test = maps_of(others, image_size=image_size, progress=progress)
         return lambda seed: _data(name, train, test)
     if name == "openclipart":
         maps = maps_of(datasets.openclipart(), image_size=image_size, progress=progress)
