@@ -103,7 +103,8 @@ def draw_pseudo_features(model: AEFOCLClassifier, stream: Stream, path: Path) ->
     ]
     for number, (points, name, colour, marker, size, opaque) in enumerate(looks):
         axes.scatter(
-            *points.T,
+            points[:, 0],
+            points[:, 1],
             s=size,
             c=colour,
             marker=marker,
