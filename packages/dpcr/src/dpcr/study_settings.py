@@ -74,9 +74,12 @@ class Study:
                 raise InvalidSetting(f"{name} is {given!r}: name at least one, and none twice")
         for name in self.methods:
             self.method(name)
-        unused = sorted(set(self.options) - set().union(*map(self._options, self.methods)))
-        if unused:
-            raise InvalidSetting(f"no method of this study has an option {unused[0]!r}")
+        known = set().union(*map(options_of, METHODS))
+        strange = sorted(set(self.options) - known)
+        if strange:
+            raise InvalidSetting(
+                f"no method has an option {strange[0]!r}; options: {', '.join(sorted(known))}"
+            )
 
     def settings(self) -> dict[str, Any]:
         """What a run's folder has to agree with: all but what has no effect on the figures."""
@@ -95,9 +98,6 @@ class Study:
         base = own.pop("method", name)
         common = {k: v for k, v in self.options.items() if k in options_of(base)}
         return method_of(base, **(common | own))
-
-    def _options(self, name: str) -> set[str]:
-        return options_of(self.variants.get(name, {}).get("method", name))
 
     def stream(self, labels: Any, seed: int) -> list[Task]:
         """The tasks, positions into the training samples.
