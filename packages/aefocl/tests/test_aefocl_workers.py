@@ -49,6 +49,13 @@ for case, settings in json.loads(cases).items():
     total = all_reduce_statistics(model.statistics_)
     assert np.array_equal(before, model.coef_)
     model.adopt(total).save(f"{folder}/{case}-{rank}")
+weight = np.arange(1, len(Y) + 1) / len(Y)
+far = AEFOCLClassifier(buffer_size=None)
+far.partial_fit(X[mine] + 1e8, Y[mine], sample_weight=weight[mine])
+far.adopt(all_reduce_statistics(far.statistics_)).save(f"{folder}/far-{rank}")
+late = AEFOCLClassifier(buffer_size=24, covariance="shared")
+late.partial_fit(X if rank else X[:0], Y if rank else Y[:0])
+late.adopt(all_reduce_statistics(late.statistics_)).save(f"{folder}/late-{rank}")
 told = []
 for covariance in (("diag", "shared"), ("lowrank:2", "lowrank:2")):
     model = AEFOCLClassifier(buffer_size=24, covariance=covariance[rank])
@@ -95,7 +102,19 @@ def test_processes_end_where_one_does(world: int, tmp_path: Path) -> None:
         assert gap <= 1e-8
         more = ranks[0].partial_fit(x[:3], y[:3]).forget(x[:3], y[:3])
         assert np.abs(more.coef_[order] - alone.coef_).max() <= 1e-6 * np.abs(alone.coef_).max()
+    weight = np.arange(1, len(y) + 1) / len(y)
+    late = AEFOCLClassifier(buffer_size=24, covariance="shared").fit(x, y)
     for rank in range(world):
+        far = AEFOCLClassifier.load(tmp_path / f"far-{rank}")
+        for label in np.unique(y).tolist():
+            mine, slot = y == label, list(far.classes_).index(label)
+            mean = np.average(x[mine] + 1e8, 0, weight[mine])
+            m2 = weight[mine] @ (x[mine] + 1e8 - mean) ** 2
+            np.testing.assert_allclose(far.class_mean_[slot], mean, rtol=1e-15)
+            np.testing.assert_allclose(far.statistics_.moments.m2[slot], m2, rtol=1e-6, atol=1e-12)
+        one = AEFOCLClassifier.load(tmp_path / f"late-{rank}")  # rank 0 had no row
+        order = np.argsort(one.classes_)
+        np.testing.assert_allclose(one.coef_[order], late.coef_, rtol=1e-8, atol=1e-10)
         different, low_rank = json.loads((tmp_path / f"{rank}.json").read_text())
         assert different[0] == "IncompatibleFeatures"
         assert "covariance of incoming features" in different[1]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from lipogram.analytic import ClassStatistics
 from lipogram.analytic.recursion import RecursiveRidge
@@ -52,6 +53,53 @@ def test_bad_batches_change_nothing(rows: object, labels: object, error: type[Ex
     with pytest.raises(error):
         recursive.update(rows, labels)
     assert bool((recursive.weight == before).all())
+
+
+@pytest.mark.parametrize("gamma", [1e-2, 1.0])
+def test_it_goes_on_from_sums_as_if_it_had_seen_their_rows(gamma: float) -> None:
+    half = len(X) // 2
+    sums = ClassStatistics(D, pooled=True).update(X[:half], Y[:half])
+    went_on = RecursiveRidge.of_sums(sums.reweight(), gamma, sums.classes)
+    solved = sums.solve(gamma).weight
+    assert float((went_on.weight - solved).abs().max() / solved.abs().max()) <= 1e-10
+    assert went_on.gamma == gamma
+    for i in range(half, len(X), 7):
+        went_on.update(X[i : i + 7], Y[i : i + 7])
+    summed = sums.update(X[half:], Y[half:]).solve(gamma)
+    assert list(went_on.classes) == sums.classes
+    assert float((went_on.weight - summed.weight).abs().max() / summed.weight.abs().max()) <= 1e-8
+    told = went_on.solution()
+    assert told.weight is went_on.weight
+    assert bool((told.intercept == 0).all())
+    assert told.intercept.shape == (5,)
+
+
+def test_going_on_leaves_the_sums_alone() -> None:
+    sums = ClassStatistics(D, pooled=True).update(X, Y)
+    before = sums.reweight()
+    RecursiveRidge.of_sums(sums.reweight(), 0.1, sums.classes).update(X[:50], Y[:50])
+    assert torch.equal(sums.reweight().gram, before.gram)
+    assert torch.equal(sums.reweight().cross, before.cross)
+
+
+@pytest.mark.parametrize("weight", [0.25, 3.0])
+def test_a_row_of_a_weight_is_scaled_and_so_is_its_target(weight: float) -> None:
+    recursive = RecursiveRidge(D, 0.1).update(X[:200], Y[:200])
+    recursive.update(X[200:300] * weight**0.5, Y[200:300], target=weight**0.5)
+    each = np.where(np.arange(300) < 200, 1.0, weight)
+    sums = ClassStatistics(D, pooled=True).declare(recursive.classes)
+    summed = sums.update(X[:300], Y[:300], sample_weight=each).solve(0.1).weight
+    assert float((recursive.weight - summed).abs().max() / summed.abs().max()) <= 1e-8
+
+
+def test_a_declared_class_has_a_column_of_zeros() -> None:
+    recursive = RecursiveRidge(D, 0.1).update(X[:50], np.zeros(50, dtype=int))
+    recursive.declare([7, 0]).update(X[50:60], np.ones(10, dtype=int))
+    np.testing.assert_array_equal(recursive.classes, [0, 7, 1])
+    assert bool((recursive.weight[:, 1] == 0).all())
+    assert bool((recursive.weight[:, 2] != 0).any())
+    with pytest.raises(InvalidLabels):
+        recursive.declare(["a"])
 
 
 def test_gamma_must_be_positive() -> None:

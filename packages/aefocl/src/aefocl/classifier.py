@@ -200,7 +200,7 @@ class AEFOCLClassifier(AnalyticClassifier):
         if recursion is not None and np.shape(X)[0] and not scipy.sparse.issparse(X):
             rows = as_rows(X, self.n_features_in_, device=self.statistics_.device)
             x = self.buffer_(rows) if self.buffer_ is not None else rows
-            self._running.recursion = recursion.update(x, y)
+            self._running.recursion = recursion.declare(self.classes_).update(x, y)
         return self
 
     # ------------------------------------------------------------------ predicting
@@ -307,8 +307,9 @@ class AEFOCLClassifier(AnalyticClassifier):
         self._first_part()
         if not self.statistics_.n_rows:
             return super()._solve()  # which says that nothing was seen
-        settings = (self.noise, self.budget, self.balance_to, self.sampler, self.covariance)
-        asked = (self.gamma, self.fit_intercept, balanced, *settings, self.min_std, self.seed)
+        spread = (self.noise, self.sampler, self.covariance, self.min_std, self.seed)
+        asked = (self.gamma, self.fit_intercept, self.solver, balanced, *spread)
+        asked = (*asked, self.budget, self.balance_to)
         if self._solved.solution is None or self._solved.asked != asked:
             self.check_settings()
             if isinstance(self.gamma, str):

@@ -81,6 +81,12 @@ class RecursiveRidge:
         zero = self.weight.new_zeros(self.weight.shape[1])
         return RidgeSolution(self.weight, zero, float("nan"), 0.0)
 
+    def declare(self, labels: Any) -> Self:
+        """Give classes their columns before any row of them is there."""
+        _, new = self.index.plan(labels)
+        self._grow(new)
+        return self
+
     def update(self, features: Any, labels: Any, *, target: float = 1.0) -> Self:
         """Learn from rows (n, d) with labels (n,); all of them or, on bad input, none.
 
@@ -97,14 +103,17 @@ class RecursiveRidge:
         if len(slots) != len(rows):
             raise InvalidFeatures(f"{len(rows)} rows of features, {len(slots)} labels")
         with uninterrupted():
-            self.index.extend(new)
-            grown = self.weight.new_zeros(self.n_features, len(new))
-            self.weight = torch.cat([self.weight, grown], dim=1)
+            self._grow(new)
             piece = max(1, self.n_features // 8)
             where = torch.from_numpy(slots).to(rows.device)
             for i in range(0, len(rows), piece):
                 self._update(rows[i : i + piece], where[i : i + piece], target)
         return self
+
+    def _grow(self, new: Sequence[Label]) -> None:
+        self.index.extend(new)
+        grown = self.weight.new_zeros(self.n_features, len(new))
+        self.weight = torch.cat([self.weight, grown], dim=1)
 
     def _update(self, x: Tensor, slots: Tensor, target: float) -> None:
         p = symmetric_product(self._r, x.T.contiguous())  # R Xᵀ
