@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from dpcr import DPCR, DriftCalibrator, TrainConfig
 from dpcr.networks import mlp
+from dpcr.training import AtChance
 from lipogram.analytic.blas import symmetric
 from lipogram.errors import InvalidFeatures, InvalidLabels, InvalidSetting, NotFinite, NotSeen
 
@@ -147,6 +148,15 @@ def test_forms_of_the_same_samples_give_the_same_head(form):
     assert names == [str(each) for each in expected.classes_]
 
 
+def test_a_known_class_is_refused_before_anything_is_done():
+    lines = []
+    made = learner(progress=lines.append)
+    lines.clear()
+    with pytest.raises(InvalidLabels, match="earlier task"):
+        made.fit_task(task(1))
+    assert not lines
+
+
 def test_the_order_of_classes_can_be_asked_for():
     made = learner(tasks=0)
     x, y = task(0)
@@ -255,18 +265,6 @@ def test_one_class_and_one_sample_are_a_task():
     assert made.calibrator.bank.counts.tolist() == [15, 15, 1, 4, 4, 1]
 
 
-class NotANumberLater(nn.Module):
-    """Fine in training, NaN when looked through."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer, self.broken = nn.Linear(6, D), False
-
-    def forward(self, x):
-        z = self.layer(x)
-        return z if self.training or not self.broken else z / 0.0 * 0.0
-
-
 X, Y = task(2)
 
 
@@ -302,6 +300,15 @@ def test_what_cannot_be_learned_leaves_the_learner_as_it_was(data, options, erro
     assert torch.equal(made.head.weight, expected.head.weight)
 
 
+def test_a_first_task_that_fails_after_its_training_leaves_the_untrained_network():
+    mine, made = network(), learner(tasks=0)
+    with pytest.raises(InvalidFeatures, match="NaN"):
+        made.fit_task(task(0), plain=X * float("nan"))
+    assert same(dict(made.backbone.state_dict()), dict(mine.state_dict()))
+    made.fit_task(task(0))
+    assert torch.equal(made.head.weight, learner(tasks=1).head.weight)
+
+
 def test_before_the_first_task_there_is_nothing_to_ask():
     made = learner(tasks=0)
     with pytest.raises(NotSeen, match="fit_task"):
@@ -329,6 +336,10 @@ def test_a_seed_decides_everything():
     heads = [learner(seed=seed).head.weight for seed in (3, 3, 4)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
+    still = TrainConfig(first_epochs=1, first_lr=1e-12)
+    with pytest.warns(AtChance):
+        rows = [learner(tasks=1, seed=s, train=still).network.head.weight for s in (3, 4)]
+    assert float((rows[0] - rows[1]).detach().abs().max()) > 0.1
 
 
 def test_the_global_generator_is_left_alone():

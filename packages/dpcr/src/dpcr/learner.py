@@ -184,8 +184,6 @@ class DPCR(BackboneClassifier):
             {} if self.folder is None else fit.identity,
             writes=is_first(),
         )
-        files.drop_finished()
-        wait()
         network, training = self._trained(fit, files)
         start = time.perf_counter()
         calibrator = files.observed(self.calibrator)
@@ -216,10 +214,10 @@ class DPCR(BackboneClassifier):
         if self.folder is not None and files.writes:
             described = self._described(reports, everything)
             write_learner(self.folder, described, network, calibrator)
+        files.remove()
         wait()
         self.network, self.calibrator = network, calibrator
         self.classes, self.reports = everything, reports
-        files.remove()
         return report
 
     # ------------------------------------------------------------------ keeping

@@ -26,6 +26,7 @@ from dpcr.train_settings import WITHOUT_EFFECT, TrainConfig
 from dpcr.training import train_task
 from lipogram.analytic.labels import Label
 from lipogram.errors import InvalidFeatures
+from lipogram.settings import plain
 
 LATE = 2**31  # where an epoch's number stands, for the random changes after all epochs
 
@@ -118,7 +119,8 @@ class TaskFit:
             identity=self.identity if checkpoint is not None else None,
             progress=lambda line: self.progress(f"task {self.number + 1}: {line}"),
         )
-        return report.as_dict()
+        told: dict[str, Any] = plain(report.as_dict(), "training")
+        return told
 
     def observe(self, network: CosineClassifier, calibrator: DriftCalibrator) -> DriftCalibrator:
         """A copy of a calibrator that has seen the task's samples, those of all processes.
