@@ -25,6 +25,7 @@ METHODS = (
     "stale",
     "ncm",
     "ncm+shift",
+    "ncm+shift, our map",
     "fetril",
     "frozen",
     "oracle",
@@ -32,6 +33,7 @@ METHODS = (
 VARIANTS: dict[str, dict[str, Any]] = {
     "dpcr, not widened": {"method": "dpcr", "widen": False},
     "dpcr, published": {"method": "dpcr-published"},
+    "ncm+shift, our map": {"method": "ncm+shift", "eps": "classes", "prior": "auto"},
 }
 # A head that starts at scale 16 learns in epochs what one that starts at 1 learns in hundreds.
 LITE0_TRAINING = TrainConfig(
