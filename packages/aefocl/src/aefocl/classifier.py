@@ -301,12 +301,10 @@ class AEFOCLClassifier(AnalyticClassifier):
             self._solved, self._other, self._balanced = self._other, self._solved, None
 
     def _solve(self) -> RidgeSolution:
-        balanced = self.balance == "on_predict" if self._balanced is None else self._balanced
-        if not balanced and self.solver == "accumulate":
-            return super()._solve()
         self._first_part()
-        if not self.statistics_.n_rows:
-            return super()._solve()  # which says that nothing was seen
+        balanced = self.balance == "on_predict" if self._balanced is None else self._balanced
+        if (not balanced and self.solver == "accumulate") or not self.statistics_.n_rows:
+            return super()._solve()  # which says so where nothing was seen
         spread = (self.noise, self.sampler, self.covariance, self.min_std, self.seed)
         asked = (self.gamma, self.fit_intercept, self.solver, balanced, *spread)
         asked = (*asked, self.budget, self.balance_to)
