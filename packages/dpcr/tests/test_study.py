@@ -15,6 +15,7 @@ from dpcr.incremental_metrics import accuracy_matrix, backward_transfer, forgett
 from dpcr.methods import METHODS
 from dpcr.study import Study, run_study, summarise
 from dpcr.study_data import StudyData, digits_data, features_under, seeded, taken
+from dpcr.task_context import TaskContext, TestContext
 from dpcr.train_settings import TrainConfig
 from dpcr.trained_networks import TrainedNetworks
 from lipogram.errors import InvalidFeatures, InvalidLabels, InvalidSetting, RunMismatch
@@ -32,7 +33,7 @@ def network():
 
 
 def blobs(seed=0, **changes):
-    """Seven blobs of 20 training and 6 test samples."""
+    """Seven blobs of 20 training and 40 test samples."""
     rng = np.random.default_rng(seed)
     centres = 2 * rng.normal(size=(len(NAMES), 5))
 
@@ -41,7 +42,7 @@ def blobs(seed=0, **changes):
         x = centres[slots] + 0.6 * rng.normal(size=(len(slots), 5))
         return torch.from_numpy(x).float(), np.array(NAMES)[slots]
 
-    (x, y), (x_test, y_test) = drawn(20), drawn(6)
+    (x, y), (x_test, y_test) = drawn(20), drawn(40)
     fields = {
         "name": "blobs",
         "network": seeded(network),
@@ -133,6 +134,50 @@ def test_the_accuracies_are_those_of_predictions_made_by_hand(whole):
     column = np.argmax(data.test_labels[:, None] == np.concatenate(names), axis=1)[:, None]
     nearer = (distance < np.take_along_axis(distance, column, 1)).sum(1)
     assert line["top"] == pytest.approx((nearer < 3).mean())
+
+
+def test_methods_are_told_what_the_networks_on_disk_say(whole):
+    """Contexts made from the networks of the first two tasks give the second line's accuracies."""
+    run, study = whole
+    data = blobs(3)
+    a, b = study.stream(data.train_labels, 3)[:2]
+    kept = TrainedNetworks(run.folder / "networks" / "seed-3", data, [a, b], QUICK, seed=3)
+    old, new = (kept.after(t).backbone.requires_grad_(False) for t in (0, 1))
+    tested = np.isin(data.test_labels, b.seen)
+    first, second, both = data.train[a.train], data.train[b.train], [*a.train, *b.train]
+    contexts = [
+        TaskContext(
+            number=t,
+            known=a.classes if t else (),
+            classes=task.classes,
+            labels=data.train_labels[task.train],
+            features=(new if t else old)(x),
+            old_features=old(x) if t else None,
+            images=lambda rows: second[rows],
+            network=new if t else old,
+            old_network=old if t else None,
+            first_features=lambda x=x: old(x),
+            joint=lambda t=t: (
+                (new(data.train[both]), data.train_labels[both])
+                if t
+                else (old(first), data.train_labels[a.train])
+            ),
+        )
+        for t, task, x in ((0, a, first), (1, b, second))
+    ]
+    x = data.test[tested]
+    test = TestContext(new(x), kept.after(1).scores(new(x)), lambda: old(x))
+    line = run.events("task")[1]["methods"]
+    told = {}
+    for name in study.methods:
+        method = study.method(name)
+        for context in contexts:
+            method.learn(context)
+        told[name] = (method.predict(test) == data.test_labels[tested]).mean()
+        figures = method.figures()
+        assert figures == pytest.approx({key: line[name][key] for key in figures})
+    assert told == pytest.approx({name: line[name]["accuracy"] for name in study.methods})
+    assert len(set(told.values())) > 6
 
 
 def test_a_seeds_figures_are_those_of_its_lines(whole):
@@ -424,15 +469,15 @@ def test_data_that_cannot_be_studied_are_refused():
     good = blobs()
     with pytest.raises(InvalidFeatures, match="139 training samples, 140 labels"):
         replace(good, train=good.train[1:])
-    with pytest.raises(InvalidFeatures, match="41 test samples, 42 labels"):
+    with pytest.raises(InvalidFeatures, match="279 test samples, 280 labels"):
         replace(good, test=good.test[1:])
     with pytest.raises(InvalidFeatures, match="1 augmented samples"):
         replace(good, augmented=good.train[:1])
     with pytest.raises(InvalidLabels, match="'yak' is tested"):
-        replace(good, test_labels=np.array(["yak"] * 42))
+        replace(good, test_labels=np.array(["yak"] * 280))
     with pytest.raises(InvalidLabels, match="kind"):
-        replace(good, test_labels=np.arange(42))
-    named = replace(good, train_labels=np.arange(140) % 7, test_labels=np.arange(42) % 7)
+        replace(good, test_labels=np.arange(280))
+    named = replace(good, train_labels=np.arange(140) % 7, test_labels=np.arange(280) % 7)
     assert replace(named, class_names=NAMES).called(2) == "cat"
     assert named.called(2) == "2"
 
