@@ -306,8 +306,8 @@ class AEFOCLClassifier(AnalyticClassifier):
         if (not balanced and self.solver == "accumulate") or not self.statistics_.n_rows:
             return super()._solve()  # which says so where nothing was seen
         spread = (self.noise, self.sampler, self.covariance, self.min_std, self.seed)
-        asked = (self.gamma, self.fit_intercept, self.solver, balanced, *spread)
-        asked = (*asked, self.budget, self.balance_to)
+        solved_as = (self.gamma, self.fit_intercept, self.solver, balanced)
+        asked = (*solved_as, *spread, self.budget, self.balance_to)
         if self._solved.solution is None or self._solved.asked != asked:
             self.check_settings()
             if isinstance(self.gamma, str):
