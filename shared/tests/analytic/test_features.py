@@ -199,7 +199,7 @@ def test_kill_9_during_extraction_loses_no_finished_shard(tmp_path):
 def test_another_process_in_the_folder_is_reported(store):
     from filelock import FileLock
 
-    with FileLock(store / ".lock"), pytest.raises(FolderInUse, match="another process"):
+    with FileLock(store / ".lock"), pytest.raises(FolderInUse, match="process is extracting"):
         extract(backbone(), collection(), store, shard_rows=16)
     with FileLock(store / ".lock"), pytest.raises(FolderInUse, match=r"has been .* for 0\.3 s"):
         extract(backbone(), collection(), store, shard_rows=16, wait_seconds=0.3)
