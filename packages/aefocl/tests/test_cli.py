@@ -105,6 +105,18 @@ def test_fit_takes_its_settings(aefocl: Type, files: Path, tmp_path: Path) -> No
     assert {name: held[name] for name in expected} == expected
 
 
+def test_a_head_does_not_go_on_with_features_of_another_backbone(
+    aefocl: Type, files: Path, tmp_path: Path
+) -> None:
+    head = tmp_path / "h.safetensors"
+    AEFOCLClassifier(buffer_size=None, space="a backbone").fit(X[:50], Y[:50]).save(head)
+    before = head.read_bytes()
+    code, _, said = aefocl("fit", files / "first.npz", "--into", head, "--out", head)
+    assert code == 1
+    assert "a backbone" in said
+    assert head.read_bytes() == before
+
+
 def test_predict_asks_the_balanced_head_or_the_plain_one(
     aefocl: Type, files: Path, tmp_path: Path
 ) -> None:
@@ -197,7 +209,8 @@ def test_options_win_over_the_file_and_the_file_over_the_preset(
     )
     out = tmp_path / "run"
     code, printed, said = aefocl(
-        *("run", "--preset", "paper", "--config", config, "--segments", 2, "--out", out)
+        *("run", "--preset", "paper", "--config", config, "--segments", 2, "--out", out),
+        *("--budget", 0),
     )
     assert code == 0, said
     assert "nearest mean" in printed
@@ -205,6 +218,7 @@ def test_options_win_over_the_file_and_the_file_over_the_preset(
     held = json.loads((out / "config.json").read_text())["config"]
     assert (held["stream"], held["segments"], held["batch"]) == ("synthetic", 2, 50)
     assert (held["gamma"], held["buffer_size"], held["seeds"]) == (0.1, 32, [4])
+    assert held["budget"] is None
     assert "Analytic-continual-learning" in held["source"]
 
 
