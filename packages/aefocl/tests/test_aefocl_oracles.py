@@ -24,6 +24,7 @@ from lipogram.errors import (
     InvalidSetting,
     LipogramError,
     NotSeen,
+    OverBudget,
     SingularSystem,
     UnknownClass,
 )
@@ -501,6 +502,45 @@ def test_rows_too_large_before_the_buffer_are_refused_as_a_whole(tmp_path: Path)
     with pytest.raises(NotSeen):
         head.forget(unseen[None], [0])
     assert_same_bits(state(head, tmp_path / "b"), before)
+
+
+def test_rows_that_only_the_buffer_tells_apart_are_refused_as_a_whole(tmp_path: Path) -> None:
+    rows = np.outer(np.arange(1.0, 11), X[0])  # on one ray: what ReLU leaves of -x is none of it
+    head = model(buffer_size=24, covariance="shared").fit(rows, np.zeros(10, dtype=int))
+    before = state(head, tmp_path / "a")
+    with pytest.raises(NotSeen):
+        head.forget(-X[:1], [0])
+    assert_same_bits(state(head, tmp_path / "b"), before)
+
+
+def test_rows_beyond_the_budget_leave_no_moment(tmp_path: Path) -> None:
+    head = model(memory_budget=3 * 8 * D).fit(X[:2], [0, 1])
+    before = state(head, tmp_path / "a")
+    with pytest.raises(OverBudget):
+        head.partial_fit(X[2:40], Y[2:40] % 2)
+    assert_same_bits(state(head, tmp_path / "b"), before)
+
+
+@pytest.mark.parametrize("solver", ["accumulate", "recursive"])
+def test_no_head_outlives_the_rows_it_was_solved_from(solver: Any) -> None:
+    head = model(buffer_size=24, solver=solver).fit(X, Y)
+    more, labels = X[:30] + 1, Y[:30]
+
+    def current(rows: Array, names: Array) -> None:
+        fresh = model(buffer_size=24).fit(rows, names)
+        for balanced in (True, False):
+            ours = head.decision_function(X, balanced=balanced)
+            theirs = fresh.decision_function(X, balanced=balanced)
+            order = [list(head.classes_).index(label) for label in fresh.classes_]
+            assert relative(ours[:, order], theirs) <= 1e-6
+
+    current(X, Y)
+    head.partial_fit(more, labels)
+    current(np.r_[X, more], np.r_[Y, labels])
+    head.forget(more, labels)
+    current(X, Y)
+    head.merge(model(buffer_size=24, solver=solver).fit(more, labels))
+    current(np.r_[X, more], np.r_[Y, labels])
 
 
 def test_rows_whose_mapping_failed_wait_with_their_moments() -> None:
