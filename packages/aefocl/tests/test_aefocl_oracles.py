@@ -684,3 +684,10 @@ def test_a_small_budget_is_warned_of_and_a_large_one_is_not() -> None:
         model(buffer_size=24, budget=10, balance="off").fit(X, Y).predict(X)
         few = X[np.isin(Y, (2, 3))]  # nine rows are the most, so no budget binds
         model(buffer_size=24, budget=10).fit(few, Y[np.isin(Y, (2, 3))]).predict(X)
+
+
+def test_a_copy_of_the_statistics_has_moments_of_its_own(tmp_path: Path) -> None:
+    head = model(buffer_size=24, covariance="shared").fit(X, Y)
+    before = state(head, tmp_path / "a")
+    head.statistics_.copy().update(X, Y).declare([9]).drop(9)
+    assert_same_bits(state(head, tmp_path / "b"), before)
