@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dpcr.incremental_metrics import accuracy_matrix, backward_transfer, forgetting
-from dpcr.methods import METHODS
+from dpcr.methods import METHODS, Method
 from dpcr.study import Study, run_study, summarise
 from dpcr.study_data import StudyData, digits_data, features_under, seeded, taken
 from dpcr.task_context import TaskContext, TestContext
@@ -178,6 +178,37 @@ def test_methods_are_told_what_the_networks_on_disk_say(whole):
         assert figures == pytest.approx({key: line[name][key] for key in figures})
     assert told == pytest.approx({name: line[name]["accuracy"] for name in study.methods})
     assert len(set(told.values())) > 6
+
+
+class Spy(Method):
+    """Keeps what it is told, and answers with the training head."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def learn(self, task):
+        self.classes += task.classes
+        self.told.append(task)
+
+    def scores(self, test):
+        return test.head_scores
+
+
+def test_images_are_the_tasks_own_by_their_place_in_it(tmp_path):
+    class Watched(Study):
+        def method(self, name):
+            return spy if name == "ncm" else super().method(name)
+
+    spy, data = Spy(), blobs(3)
+    study = Watched(**vars(settings(methods=("ncm",), seeds=(3,))))
+    run_study(study, data, tmp_path)
+    for task, context in zip(study.stream(data.train_labels, 3), spy.told, strict=True):
+        expected = data.train[task.train]
+        assert torch.equal(context.images(np.array([4, 0])), expected[[4, 0]])
+        assert (context.labels == data.train_labels[task.train]).all()
+        features = context.network(context.images(np.arange(len(expected))))
+        np.testing.assert_allclose(features.detach(), context.features, atol=1e-6)
 
 
 def test_a_seeds_figures_are_those_of_its_lines(whole):

@@ -50,10 +50,12 @@ class Drift:
     Attributes:
         by_class: (k, d) float64, what to add to each prototype.
         hits: images of each attack that ended nearest to their prototype, (k,).
+        tries: images to an attack.
     """
 
     by_class: Tensor
     hits: list[int]
+    tries: int
 
 
 def adversarial_drift(
@@ -108,7 +110,7 @@ def adversarial_drift(
         kept = hit if bool(hit.any()) else torch.ones_like(hit)
         drifts.append((after - before)[kept].double().mean(0))
         hits.append(int(hit.sum()))
-    return Drift(torch.stack(drifts).to(prototypes.device), hits)
+    return Drift(torch.stack(drifts).to(prototypes.device), hits, chosen.shape[1])
 
 
 def _direction(x: Tensor, network: Network, target: Tensor) -> Tensor:
