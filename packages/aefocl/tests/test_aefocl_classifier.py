@@ -83,7 +83,7 @@ def test_folds_and_clones() -> None:
 
 
 def test_before_the_first_row() -> None:
-    for ask in (
+    asked: list[Any] = [
         lambda m: m.predict(X),
         lambda m: m.predict(X, balanced=False),
         lambda m: m.sample_pseudo(0, 3),
@@ -94,7 +94,8 @@ def test_before_the_first_row() -> None:
         lambda m: m.coef_,
         lambda m: m.gamma_,
         lambda m: m.forget(X, Y),
-    ):
+    ]
+    for ask in asked:
         with pytest.raises(NotFittedError):
             ask(model())
     declared = model().partial_fit(X[:0], Y[:0], classes=[0, 1])
@@ -210,6 +211,7 @@ def test_the_recursion_goes_along_with_every_verb(balance: Any) -> None:
     step("partial_fit", X[30:], Y[30:])
     fast.gamma = slow.gamma = 3.0
     step("partial_fit", X[:2], Y[:2])
+    fast.budget = slow.budget = 20  # rows of a weight
     step("fit", X, Y)
 
 
@@ -237,9 +239,12 @@ def test_both_heads_are_solved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     head = model().fit(X, Y)
     solved: list[bool] = []
     solve = AEFOCLClassifier._balanced_solution
-    monkeypatch.setattr(
-        AEFOCLClassifier, "_balanced_solution", lambda self: solved.append(True) or solve(self)
-    )
+
+    def counted(self: AEFOCLClassifier) -> Any:
+        solved.append(True)
+        return solve(self)
+
+    monkeypatch.setattr(AEFOCLClassifier, "_balanced_solution", counted)
     for _ in range(3):
         head.predict(X)
         head.predict(X, balanced=False)

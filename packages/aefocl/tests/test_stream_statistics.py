@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor
 
 from aefocl.stream_statistics import StreamStatistics
 from lipogram.analytic.buffer import RandomBuffer
@@ -64,22 +65,26 @@ def held(statistics: StreamStatistics) -> dict[str, bytes]:
     return {**bits, **counts, "said": json.dumps(said).encode()}
 
 
+def assert_near(ours: Tensor, theirs: Tensor, tol: float) -> None:
+    """Equal but for rounding, of each number or of the largest."""
+    atol = tol * (float(theirs.abs().max()) if theirs.numel() else 1.0)
+    np.testing.assert_allclose(ours, theirs, rtol=tol, atol=atol)
+
+
 def assert_alike(one: StreamStatistics, two: StreamStatistics, tol: float = 1e-12) -> None:
     """The same state but for the order of its classes and rounding."""
     order = np.argsort(np.asarray(one.classes)), np.argsort(np.asarray(two.classes))
     assert sorted(one.classes) == sorted(two.classes)
     np.testing.assert_array_equal(one.counts[order[0]], two.counts[order[1]])
     a, b = (s.reweight() for s in (one, two))
-    near = {"rtol": tol, "atol": tol * float(b.gram.abs().max())}
-    np.testing.assert_allclose(a.gram.tril(), b.gram.tril(), **near)
-    np.testing.assert_allclose(a.cross[:, order[0].copy()], b.cross[:, order[1].copy()], **near)
+    assert_near(a.gram.tril(), b.gram.tril(), tol)
+    assert_near(a.cross[:, order[0].copy()], b.cross[:, order[1].copy()], tol)
     for name in ("mass", "mean", "m2"):
         ours, theirs = (getattr(s.moments, name) for s in (one, two))
-        near = {"rtol": tol, "atol": tol * float(theirs.abs().max())}
-        np.testing.assert_allclose(ours[order[0].copy()], theirs[order[1].copy()], **near)
+        assert_near(ours[order[0].copy()], theirs[order[1].copy()], tol)
     if one.incoming is not None and two.incoming is not None:
-        ours, theirs = (s.incoming.reweight().gram.tril() for s in (one, two))
-        np.testing.assert_allclose(ours, theirs, rtol=tol, atol=tol * float(theirs.abs().max()))
+        ours, theirs = one.incoming.reweight().gram, two.incoming.reweight().gram
+        assert_near(ours.tril(), theirs.tril(), tol)
     assert (one.incoming is None) == (two.incoming is None)
 
 
@@ -241,10 +246,9 @@ def relabelled(s: StreamStatistics) -> StreamStatistics:
 
 
 def otherwise(s: StreamStatistics) -> StreamStatistics:
-    options = {"rank": 3} if s.incoming is None else {"rank": 0}
-    return StreamStatistics(s.n_features, pooled=True, feature_map=s.feature_map, **options).update(
-        X, Y
-    )
+    rank = 3 if s.incoming is None else 0  # another number of directions, or no covariance
+    other = StreamStatistics(s.n_features, rank=rank, pooled=True, feature_map=s.feature_map)
+    return other.update(X, Y)
 
 
 def more_of(s: StreamStatistics, labels: list[int], value: float = 1.0) -> StreamStatistics:

@@ -225,7 +225,7 @@ class StreamStatistics(ClassStatistics):
                 "one side keeps the covariance of incoming features and the other does not: use "
                 "one covariance setting for both"
             )
-        return other.copy() if other is self else other
+        return other
 
 
 def _pooled_sums(statistics: StreamStatistics, lower: Tensor) -> ClassStatistics:
