@@ -195,6 +195,13 @@ def test_the_expectation_is_what_many_draws_approach(covariance: str) -> None:
     assert system.mass == pytest.approx(start.mass + 96.5)
     assert system.energy == pytest.approx(start.energy + 96.5)
     assert torch.equal(held.reweight().gram, start.gram)
+    exact = start.gram.tril().numpy()
+    for slot, n_drawn in enumerate(needed):
+        label, mean = int(held.classes[slot]), features.mean[slot].numpy()
+        alone = covariance != "shared" and SIZES[label] == 1  # no spread of its own
+        spread = within() * ("shared" in covariance) if alone else named(covariance, label)
+        exact = exact + n_drawn * np.tril(np.outer(mean, mean) + 0.49 * spread)
+    np.testing.assert_allclose(system.gram.tril(), exact, rtol=1e-9, atol=1e-9 * scale)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
