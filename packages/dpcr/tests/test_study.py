@@ -207,6 +207,7 @@ def test_images_are_the_tasks_own_by_their_place_in_it(tmp_path):
         expected = data.train[task.train]
         assert torch.equal(context.images(np.array([4, 0])), expected[[4, 0]])
         assert (context.labels == data.train_labels[task.train]).all()
+        assert (*context.known, *context.classes) == task.seen
         features = context.network(context.images(np.arange(len(expected))))
         np.testing.assert_allclose(features.detach(), context.features, atol=1e-6)
 
