@@ -22,6 +22,7 @@ VARIANTS = {
     "ε by rows, projection: rank": {**BY_ROWS, "cip": "rank"},
     "ε by rows, projection: soft": {**BY_ROWS, "cip": "soft"},
     "ε by rows, pull to 0": {**BY_ROWS, "prior": "zero"},
+    "ε by rows, pull to 0, projection: rank": {**BY_ROWS, "prior": "zero", "cip": "rank"},
     "ε = 0.1": {**BY_ROWS, "eps": 0.1},
     "ε by classes, pull to 0": {"method": "dpcr", "prior": "zero"},
     "ε by classes": {"method": "dpcr"},

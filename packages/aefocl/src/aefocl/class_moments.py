@@ -18,8 +18,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from lipogram.analytic.class_sums import grouped
-
 
 @dataclass(frozen=True)
 class Moments:
@@ -113,12 +111,23 @@ class ClassMoments:
 
     def of_batch(self, rows: Tensor, slots: Tensor, weight: Tensor | None) -> dict[int, Moments]:
         """Moments of a batch by slot; nothing is added yet."""
-        positions = torch.arange(len(rows), device=rows.device)[:, None]
+        present, where = torch.unique(slots, return_inverse=True)
+        z = rows.double()
+        if not self.rank:  # all classes at once: a batch of ten costs ten rows, not ten classes
+            w = torch.ones_like(z[:, 0]) if weight is None else weight
+            mass = torch.zeros_like(z[: len(present), 0]).index_add_(0, where, w)
+            sums = z.new_zeros(len(present), z.shape[1]).index_add_(0, where, w[:, None] * z)
+            mean = sums / torch.where(mass > 0, mass, 1.0)[:, None]
+            spread = w[:, None] * (z - mean[where]).square()
+            m2 = torch.zeros_like(mean).index_add_(0, where, spread)
+            masses, empty = mass.tolist(), z[:0]
+            each = zip(present.tolist(), masses, mean, m2, strict=True)
+            return {slot: Moments(m, mu, s, empty) for slot, m, mu, s in each}
         found = {}
-        for slot, where in grouped(positions, slots).items():
-            mine = where[:, 0]
+        for i, slot in enumerate(present.tolist()):
+            mine = torch.nonzero(where == i)[:, 0]
             own = None if weight is None else weight[mine]
-            found[slot] = moments_of(rows[mine].double(), own, self.rank)
+            found[slot] = moments_of(z[mine], own, self.rank)
         return found
 
     def add(self, more: Mapping[int, Moments]) -> Self:
