@@ -110,7 +110,7 @@ def test_copies_are_the_same(checkout, name):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("analytic,vision]>=0.1,<0.2", "analytic,vision]>=0.2,<0.3", "does not hold 0.1.0"),
+        ("analytic,cli,vision]>=0.1,<0.2", "analytic,cli,vision]>=0.2,<0.3", "does not hold 0.1.0"),
         ("[timm]>=0.1,<0.2", "[timm]>=0.0,<0.1", "does not hold 0.1.0"),
         ('"numpy>=2"', '"numpy>=2", "lipogram-sea>=0.1"', "requires lipogram-sea"),
     ],

@@ -80,7 +80,7 @@ def test_wheel_built_in_the_checkout_points_at_it(wheel_in_place, root):
     place = (root / "shared").as_uri()
     # Versions of the packaging library differ by the spaces around these signs.
     lines = [re.sub(r"\s*([@;])\s*", r"\1", line) for line in requirements(wheel_in_place)]
-    assert f"lipogram[analytic,vision]@{place}" in lines
+    assert f"lipogram[analytic,cli,vision]@{place}" in lines
     assert f"lipogram[lite0]@{place};extra == 'lite0'" in lines
     assert not any(re.match(r"lipogram\b[^@]*<", line) for line in lines)
 
@@ -88,7 +88,7 @@ def test_wheel_built_in_the_checkout_points_at_it(wheel_in_place, root):
 def test_check_refuses_a_wheel_that_points_at_a_checkout(wheel_in_place, root):
     result = check(wheel_in_place.parent, root)
     assert result.returncode == 1
-    assert re.search(r"requires a place: lipogram\[analytic,vision\] ?@ file:", result.stdout)
+    assert re.search(r"requires a place: lipogram\[analytic,cli,vision\] ?@ file:", result.stdout)
 
 
 @pytest.mark.parametrize("tag", ["air-v0.1.1", "sea-v0.1.0", "v0.1.0"])
@@ -114,4 +114,4 @@ def test_sdist_beside_a_folder_called_shared_keeps_its_range(dist, run, tools, t
     flags = ["--wheel", "--offline", "--no-build-isolation", "--quiet", "--python", sys.executable]
     run(tools / "uv", "build", *flags, "--out-dir", tmp_path / "out", source)
     lines = requirements(next((tmp_path / "out").glob("*.whl")))
-    assert "lipogram[analytic,vision]<0.2,>=0.1" in lines
+    assert "lipogram[analytic,cli,vision]<0.2,>=0.1" in lines
