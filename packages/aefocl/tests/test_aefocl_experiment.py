@@ -194,3 +194,10 @@ def test_an_unknown_stream_is_refused(tmp_path: Path) -> None:
 def test_presets_say_where_they_come_from() -> None:
     for preset in PRESETS.values():
         assert Experiment(**preset).source
+
+
+@pytest.mark.parametrize("stream", ["nothing", "chronological:none.csv", "clad:none"])
+def test_a_stream_that_is_not_there_leaves_no_run(tmp_path: Path, stream: str) -> None:
+    with pytest.raises((InvalidSetting, FileNotFoundError)):
+        run_experiment(Experiment(stream=stream), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

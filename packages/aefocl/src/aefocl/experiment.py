@@ -135,9 +135,11 @@ def run_experiment(
         RunMismatch: the folder holds a run with other settings.
         InvalidSetting, MissingAsset: see :func:`aefocl.stream_names.stream_of`.
     """
+    held: dict[int, Stream] = {}
+    if not Path(folder).exists():  # a stream that is not there shall leave no run behind
+        held = {experiment.seeds[0]: _stream(experiment, experiment.seeds[0], progress)}
     run = Run.create(folder, experiment, package="lipogram-aefocl")
     done = {Cell(event["seed"], event["method"]) for event in run.events("done")}
-    held: dict[int, Stream] = {}
     for cell in cells(experiment):
         if cell in done:
             continue
