@@ -1,10 +1,10 @@
 """The category-wise projection and the settings of the shift map, on real images.
 
-    python packages/dpcr/bench/study_projection.py [openclipart|fashion-mnist] [SEEDS] [DEMO]
+    python packages/dpcr/bench/study_projection.py [openclipart|fashion-mnist|digits] [SEEDS] [DEMO]
 
 Classifiers over the networks that `dpcr demo --out DEMO` trained (runs/dpcr-demo by default), which
-are trained now where they are not there. All but the last two choose ε by rows, since a map that
-knows its noise leaves the row space that the projection keeps.
+are trained now where they are not there. A map that knows its noise leaves the row space that the
+projection keeps, so the projection goes with an ε by rows.
 """
 
 import sys

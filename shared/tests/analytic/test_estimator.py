@@ -18,6 +18,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from lipogram.analytic import AnalyticClassifier
 from lipogram.errors import (
+    InvalidFeatures,
     InvalidSetting,
 )
 
@@ -296,3 +297,13 @@ def test_an_interrupt_leaves_whole_batches_and_no_stale_head(settings):
     scores = model.decision_function(X)
     model._changed()
     np.testing.assert_array_equal(scores, model.decision_function(X))
+
+
+def test_rows_of_another_width_are_refused_as_features():
+    rows = np.random.default_rng(0).normal(size=(20, 4))
+    head = AnalyticClassifier(gamma=1.0).fit(rows, np.arange(20) % 2)
+    before = head.coef_.copy()
+    for call in (head.predict, lambda x: head.partial_fit(x, np.arange(20) % 2)):
+        with pytest.raises(InvalidFeatures, match=r"3 features.*4 features"):
+            call(rows[:, :3])
+    np.testing.assert_array_equal(head.coef_, before)

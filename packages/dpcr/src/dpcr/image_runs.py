@@ -36,8 +36,9 @@ class ImageRun:
         pretrained: start from torchvision's ImageNet weights.
         train: how it is trained.
         options: of the classifiers: gamma, eps, prior, cip.
-        order_seeds: of the legacy permutation of the classes, one a run; None leaves their order.
         seeds: of the runs.
+        order: ``"legacy"``, the classes as numpy's legacy generator permutes them, or ``"sorted"``.
+        order_seed: of that permutation; None takes each run's own.
     """
 
     dataset: str

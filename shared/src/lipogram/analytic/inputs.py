@@ -48,16 +48,19 @@ def checked_rows(estimator: BaseEstimator, X: Any, *, reset: bool, at_least: int
             estimator.n_features_in_ = width
             estimator.__dict__.pop("feature_names_in_", None)
         return rows
-    rows = validate_data(
-        estimator,
-        X,
-        reset=reset,
-        accept_sparse="csr",
-        accept_large_sparse=False,
-        dtype=[np.float64, np.float32],
-        ensure_all_finite=False,
-        ensure_min_samples=at_least,
-    )
+    try:
+        rows = validate_data(
+            estimator,
+            X,
+            reset=reset,
+            accept_sparse="csr",
+            accept_large_sparse=False,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite=False,
+            ensure_min_samples=at_least,
+        )
+    except ValueError as error:  # a typed error is one line at the command line
+        raise InvalidFeatures(str(error)) from error
     if scipy.sparse.issparse(rows):
         bad = np.flatnonzero(~(np.abs(rows.data) <= LARGEST))
         if bad.size:
