@@ -53,11 +53,15 @@ chromium:
 
 ## assets: models and text that tests read and no demo needs
 assets: .venv/.ready
-	$(bin)/python tools/assets.py bergamot-pten libreoffice-help-de
+	$(bin)/python tools/assets.py bergamot-pten fashion-mnist libreoffice-help-de
 
 ## demo: every package's demo, two at a time, then one table of what they measured
 demo: .venv/.ready
 	$(bin)/python tools/demo.py $(packages)
+
+## demo-quick: the same without those that take many minutes
+demo-quick: .venv/.ready
+	$(bin)/python tools/demo.py --quick $(packages)
 
 ## demo-NAME: one package's demo
 $(packages:%=demo-%): demo-%: .venv/.ready
@@ -123,13 +127,13 @@ release: .venv/.ready
 	$(bin)/python tools/check_dist.py dist --tag $(TAG)
 	$(MAKE) install-check
 
-## ci: all that a change has to pass; the demo brings the tests' real data, the tests come last
+## ci: all that a change has to pass; demos and assets bring the tests' real data, tests come last
 ci:
 	$(MAKE) lock-check
 	$(MAKE) lint
 	$(MAKE) build
 	$(MAKE) install-check
-	$(MAKE) demo
+	$(MAKE) demo-quick
 	$(MAKE) assets
 	$(MAKE) chromium
 	$(MAKE) test
@@ -139,5 +143,5 @@ clean:
 	rm -rf .venv .venv-simuleval dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find shared packages tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help packages test test-shared test-slow chromium assets demo bench lint format lock lock-check bench-shared build build-shared install-check \
+.PHONY: help packages test test-shared test-slow chromium assets demo demo-quick bench lint format lock lock-check bench-shared build build-shared install-check \
         new-package release ci clean $(foreach verb,test demo bench build isolated,$(packages:%=$(verb)-%))

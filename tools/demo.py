@@ -1,6 +1,7 @@
 """Run the demos of the packages named, then print one table: `python tools/demo.py NAME ...`.
 
-Two run at a time, since most are bound by one core; each line tells whose it is.
+Two run at a time, since most are bound by one core; each line tells whose it is. `--quick` leaves
+out those that take many minutes, and says so.
 
 `NAME demo --out runs/NAME-demo` has to write summary.json there, whose "headline" maps the names of
 a few figures to their values.
@@ -22,7 +23,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 AT_A_TIME = 2
-LONG = ("ftunlearn", "dpcr")  # minutes each; begun last they would run alone in the end
+LONG = ("ftunlearn", "dpcr")  # many minutes each; begun last they would run alone in the end
 # Two pools of threads on the same cores spin against each other.
 THREADS = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
@@ -98,8 +99,13 @@ def measure(name: str) -> tuple[float, dict[str, Any]] | str:
         return f"{name}: {error}"
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run the demos; returns the exit code, 1 if any of them failed."""
+    names = [name for name in arguments if name != "--quick"]
+    if "--quick" in arguments:
+        left_out = [name for name in names if name in LONG]
+        names = [name for name in names if name not in LONG]
+        print(f"left out, being long: {', '.join(left_out) or 'none'}", flush=True)
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         longest_first = sorted(names, key=lambda name: name not in LONG)
         running = {name: pool.submit(measure, name) for name in longest_first}

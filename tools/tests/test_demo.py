@@ -15,12 +15,12 @@ def demo(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module.sysconfig, "get_path", lambda name: tmp_path / name)
     (tmp_path / "scripts").mkdir()
 
-    def run(**scripts):
+    def run(*options, **scripts):
         for name, body in scripts.items():
             command = tmp_path / "scripts" / name
             command.write_text(f"#!{sys.executable}\nimport json, pathlib, sys\n{body}\n")
             command.chmod(0o755)
-        code = module.main(list(scripts))
+        code = module.main([*scripts, *options])
         return code, *capsys.readouterr()
 
     return run
@@ -64,3 +64,11 @@ def test_demo_without_headline_fails(demo, summary):
     code, _, err = demo(air=script(summary))
     assert code == 1
     assert 'no "headline"' in err
+
+
+def test_quick_leaves_out_the_long_ones_and_says_so(demo):
+    quick = script({"headline": {"clients": 12}})
+    code, out, err = demo("--quick", afl=quick, dpcr="sys.exit(3)")
+    assert code == 0, err
+    assert "left out, being long: dpcr" in out
+    assert "clients" in out

@@ -19,6 +19,7 @@ from aefocl.pseudo_features import (
     wanted,
 )
 from aefocl.stream_statistics import StreamStatistics
+from lipogram.analytic.buffer import RandomBuffer
 from lipogram.errors import InvalidSetting, UnknownClass
 
 D, SIZES = 4, (50, 12, 3, 1)
@@ -202,6 +203,31 @@ def test_the_expectation_is_what_many_draws_approach(covariance: str) -> None:
         spread = within() * ("shared" in covariance) if alone else named(covariance, label)
         exact = exact + n_drawn * np.tril(np.outer(mean, mean) + 0.49 * spread)
     np.testing.assert_allclose(system.gram.tril(), exact, rtol=1e-9, atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize("accumulate", ["float64", "float32"])
+@pytest.mark.parametrize("buffered", [False, True])
+def test_drawn_rows_enter_as_learnt_rows_would(buffered: bool, accumulate: Any) -> None:
+    feature_map = RandomBuffer(D, 9, seed=1) if buffered else None
+    options: dict[str, Any] = {"feature_map": feature_map, "accumulate": accumulate, "pooled": True}
+    held = StreamStatistics(9 if buffered else D, **options).update(X, Y)
+    features = PseudoFeatures(held, seed=3)
+    needed, counts = np.array([0.0, 40.0, 7.5, 49.0]), np.array([0, 40, 3, 7])
+    system = features.drawn(held.reweight(), needed, counts)
+    learnt = held.copy()
+    for slot in (1, 2, 3):
+        label, n = held.classes[slot], int(counts[slot])
+        rows = torch.cat(list(features.sample(label, n)))
+        learnt.update(rows, [label] * n, sample_weight=[needed[slot] / n] * n)
+    expected, close = learnt.reweight(), 1e-12 if accumulate == "float64" else 1e-6
+    names = ("gram", "cross", "row_sum", "target_sum", "mass", "energy")
+    for name in names:
+        mine, theirs = getattr(system, name), getattr(expected, name)
+        if name == "gram":
+            mine, theirs = mine.tril(), theirs.tril()
+        np.testing.assert_allclose(mine, theirs, rtol=close, atol=close * 1e3, err_msg=name)
+    assert (system.rows, system.accumulate) == (expected.rows, accumulate)
+    assert held.n_rows == len(Y)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)

@@ -119,18 +119,6 @@ def test_the_moments_are_of_the_rows_before_the_buffer(kind: str) -> None:
     assert (mine.incoming is not None) == (kind == "covariance")
 
 
-def test_drawn_rows_enter_the_sums_alone() -> None:
-    mine = of(buffer=True, whole_covariance=True)
-    before, whole = mine.moments.tensors(), mine.copy()
-    whole.drawn(torch.ones(3, D, dtype=torch.float64), [0, 1, 1], [2.0, 1.0, 1.0])
-    assert whole.n_rows == mine.n_rows + 3
-    for name, tensor in whole.moments.tensors().items():
-        assert torch.equal(tensor, before[name])
-    assert whole.incoming is not None
-    assert mine.incoming is not None
-    assert torch.equal(whole.incoming.reweight().gram, mine.incoming.reweight().gram)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_copies_and_likes_share_nothing(kind: str) -> None:
     mine = of(slice(0, 30), **KINDS[kind])

@@ -9,6 +9,7 @@ timed several times and the shortest counts, theirs as ours.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,8 +33,8 @@ GAMMA, BATCH, CLASSES, RHO, INPUTS = 0.1, 10, 6, 100.0, 256
 RECURSION_BATCHES = 6
 PIECE = 8192  # pseudo-features to an update of the recursion
 BUDGET = 512
-REPEATS = 3
-FLOORS = {"stream": 100.0, "balanced head": 6.0}
+REPEATS = 4
+FLOORS = {"stream": 100.0, "balanced head": 10.0}
 SLOWEST_ANSWER = 0.9
 
 
@@ -145,11 +146,15 @@ def run_benchmark(
         stream, head = _best(lambda: _learnt(rows, labels, width))
         progress("heads")
         plain, _ = _best(lambda: head.adopt(head.statistics_).predict(rows[:1], balanced=False))
-        balanced, _ = _best(lambda: head.adopt(head.statistics_).predict(rows[:1]))
-        ours, pseudo = head.coef_, int(head.drawn_count_.sum())
-        progress("balanced head by the published recursion")
-        begun = _published(head)
-        recursion_balanced, published = _best(lambda: _balanced(begun, head), 2)
+        head.adopt(head.statistics_).predict(rows[:1])
+        ours, pseudo, begun = head.coef_, int(head.drawn_count_.sum()), _published(head)
+        progress("balanced head, by turns with the published recursion")
+        balanced = recursion_balanced = math.inf
+        for _ in range(REPEATS):  # by turns: what else the machine does falls on both
+            again, _ = _best(lambda: head.adopt(head.statistics_).predict(rows[:1]))
+            theirs_again, published = timed(lambda: _balanced(begun, head))
+            balanced = min(balanced, again)
+            recursion_balanced = min(recursion_balanced, theirs_again)
         order = np.argsort(head.classes_)
         theirs = published.weight.numpy().T
         progress("published recursion")

@@ -337,20 +337,16 @@ class AEFOCLClassifier(AnalyticClassifier):
                 FewPseudoFeatures,
                 stacklevel=5,
             )
-        recursive = self.solver == "recursive"
-        copied = copy.deepcopy(self._recursive()) if recursive else statistics.copy()
+        if self.solver == "accumulate":
+            system = source.drawn(statistics.reweight(), needed, drawn)
+            return system.solve(self.gamma, fit_intercept=self.fit_intercept)
+        copied = copy.deepcopy(self._recursive())
         for slot in np.flatnonzero(drawn).tolist():
             label, m = statistics.classes[slot], int(drawn[slot])
-            weight = float(needed[slot]) / m
+            root = (float(needed[slot]) / m) ** 0.5
             for part in source.sample(label, m):
-                labels = np.full(len(part), label)
-                if isinstance(copied, StreamStatistics):
-                    copied.drawn(part, labels, None if weight == 1 else [weight] * len(part))
-                else:
-                    x = self.buffer_(part) if self.buffer_ is not None else part
-                    copied.update(x * weight**0.5, labels, target=weight**0.5)
-        if isinstance(copied, StreamStatistics):
-            return copied.reweight().solve(self.gamma, fit_intercept=self.fit_intercept)
+                x = self.buffer_(part) if self.buffer_ is not None else part
+                copied.update(x * root, np.full(len(part), label), target=root)
         return copied.solution()
 
     def _recursive(self) -> RecursiveRidge:

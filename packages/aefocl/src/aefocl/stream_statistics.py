@@ -136,10 +136,6 @@ class StreamStatistics(ClassStatistics):
         twin.incoming = None if self.incoming is None else self.incoming.copy()
         return twin
 
-    def drawn(self, rows: Tensor, labels: Any, weight: Any) -> Self:
-        """Rows into the sums of this copy alone: pseudo-features, which tell no moment."""
-        return super().update(rows, labels, sample_weight=weight)
-
     def transport(self, *operator: Any, **options: Any) -> NoReturn:
         """Raise InvalidSetting: moments before the buffer know nothing of a map behind it."""
         raise InvalidSetting("statistics with moments do not move to other features")

@@ -18,10 +18,11 @@ from lipogram.analytic.settings import one_of, positive, whole
 from lipogram.errors import InvalidFeatures, InvalidSetting
 
 Initialisation = Literal["uniform_fan_in", "normal", "orthogonal"]
+# In place on the fresh product: more memory would cost more than the activation does.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": nn.functional.relu,
+    "relu": torch.relu_,
     "gelu": nn.functional.gelu,
-    "tanh": torch.tanh,
+    "tanh": torch.tanh_,
     "identity": nn.Identity(),
 }
 LARGEST_MAP = 2**27  # numbers in B: 1 GiB, and what a state file may make its reader draw

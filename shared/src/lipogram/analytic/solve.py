@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,7 @@ from lipogram.analytic.blas import Accumulate, matmul, on_cpu
 from lipogram.errors import IllConditioned, InvalidSetting, SingularSystem
 
 POWER_ITERATIONS = 10
+SETTLED = 0.05  # growth of an eigenvalue's estimate below which it is taken
 
 
 @dataclass(frozen=True)
@@ -203,22 +205,29 @@ def condition_number(
 ) -> float:
     """Estimate of the 2-norm condition number of ``A + ridge·I``.
 
-    Ten power iterations give the largest eigenvalue, ten inverse iterations with the Cholesky
-    factor the smallest; both are estimates from inside, so the true number is at least this one.
+    Power iterations give the largest eigenvalue, inverse iterations with the Cholesky factor the
+    smallest, at most ten of each; both are estimates from inside, so the true number is at least
+    this one.
     """
-    start = torch.linspace(1.0, 2.0, lower.shape[0], dtype=torch.float64, device=lower.device)[
-        :, None
-    ]
-    large, small = start / start.norm(), start / start.norm()
-    top = bottom = torch.ones((), dtype=torch.float64)
+
+    def product(x: Tensor) -> Tensor:
+        return symmetric_product(lower, x) + ridge * x
+
+    start = torch.linspace(1.0, 2.0, lower.shape[0], dtype=torch.float64, device=lower.device)
+    start = (start / start.norm())[:, None]
+    return _largest(product, start) * _largest(lambda x: cholesky_solve(factor, x), start)
+
+
+def _largest(product: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    """Largest eigenvalue of a symmetric product, until it grows by less than a twentieth."""
+    last = 0.0
     for _ in range(POWER_ITERATIONS):
-        large = symmetric_product(lower, large) + ridge * large
-        top = large.norm()
-        large = large / top
-        small = cholesky_solve(factor, small)
-        bottom = small.norm()
-        small = small / bottom
-    return float(top * bottom)
+        x = product(x)
+        norm = float(x.norm())
+        if not norm > last * (1 + SETTLED):
+            return max(norm, last)
+        x, last = x / norm, norm
+    return last
 
 
 def eigen_path(
