@@ -52,5 +52,5 @@ def test_what_is_below_its_floor_is_told(measured: Benchmark) -> None:
     slow = replace(good, recursion=99.0, recursion_balanced=5.9, answer=0.95).failures()
     assert [line.split()[0] for line in slow] == ["stream", "balanced", "answer"]
     rows = good.table().rows
-    assert [row[-1] for row in rows] == [100.0, 6.0, None, None, None, None]
-    np.testing.assert_allclose([row[4] for row in rows[:2]], [101.0, 6.06])
+    assert [row[-1] for row in rows] == [100.0, 10.0, None, None, None, None]
+    np.testing.assert_allclose([row[4] for row in rows[:2]], [101.0, 10.1])
