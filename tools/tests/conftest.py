@@ -43,11 +43,9 @@ def tools():
     return Path(sys.executable).parent
 
 
-@pytest.fixture
-def checkout(tmp_path):
-    """A copy of what git tracks here, in a repository of its own with one commit."""
-    copy = tmp_path / "checkout"
-    for name in tracked(ROOT):
+def copied(names, copy):
+    """Files of this tree in a repository of their own with one commit."""
+    for name in names:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, copy / name)
     run("git", "init", "--quiet", "--initial-branch=main", cwd=copy)
@@ -55,3 +53,22 @@ def checkout(tmp_path):
     identity = ("-c", "user.name=test", "-c", "user.email=test@example.invalid")
     run("git", *identity, "commit", "--quiet", "--message=copy", cwd=copy)
     return copy
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of what git tracks here, in a repository of its own with one commit."""
+    return copied(tracked(ROOT), tmp_path / "checkout")
+
+
+@pytest.fixture
+def few_files(tmp_path):
+    """The same with one package, and of its and lipogram's modules the outermost."""
+
+    def wanted(name):
+        folder, *rest = name.parts
+        if folder == "packages":
+            return rest[0] == "air" and "tests" not in rest
+        return folder != "shared" or (len(rest) < 4 and "tests" not in rest)
+
+    return copied(filter(wanted, tracked(ROOT)), tmp_path / "checkout")

@@ -6,14 +6,14 @@ import pytest
 NO, YES = False, True  # apart, so that this file passes the check that it tests
 
 
-def check(checkout):
+def check(tree):
     return subprocess.run(
-        [sys.executable, checkout / "tools" / "check_tree.py"], capture_output=True, text=True
+        [sys.executable, tree / "tools" / "check_tree.py"], capture_output=True, text=True
     )
 
 
-def broken(checkout, message):
-    result = check(checkout)
+def broken(tree, message):
+    result = check(tree)
     assert result.returncode == 1
     assert message in result.stdout, result.stdout
 
@@ -34,17 +34,17 @@ def test_this_tree_keeps_the_rules(root):
         "C:\\" + "Users\\somebody",
     ],
 )
-def test_hosts_and_machine_paths(checkout, text):
-    (checkout / "notes.md").write_text(f"first line\n{text}\n")
-    broken(checkout, "notes.md: line 2: a ")
+def test_hosts_and_machine_paths(few_files, text):
+    (few_files / "notes.md").write_text(f"first line\n{text}\n")
+    broken(few_files, "notes.md: line 2: a ")
 
 
 @pytest.mark.parametrize(
     "text", ["packages/work/src", "see https://example.org/home/page", "~/opt/x", "network/root/x"]
 )
-def test_what_only_looks_like_a_machine_path(checkout, text):
-    (checkout / "notes.md").write_text(text)
-    result = check(checkout)
+def test_what_only_looks_like_a_machine_path(few_files, text):
+    (few_files / "notes.md").write_text(text)
+    result = check(few_files)
     assert "notes.md" not in result.stdout
 
 
@@ -61,50 +61,50 @@ def test_what_only_looks_like_a_machine_path(checkout, text):
         ("f(trust_remote_code=flag)", "trust_remote_code=flag"),
     ],
 )
-def test_code_that_reads_or_writes_pickles(checkout, code, message):
-    (checkout / "shared/src/lipogram/bad.py").write_text(code)
-    broken(checkout, f"shared/src/lipogram/bad.py: line {code.count(chr(10)) + 1}: {message}")
+def test_code_that_reads_or_writes_pickles(few_files, code, message):
+    (few_files / "shared/src/lipogram/bad.py").write_text(code)
+    broken(few_files, f"shared/src/lipogram/bad.py: line {code.count(chr(10)) + 1}: {message}")
 
 
-def test_safe_loading_is_allowed(checkout):
+def test_safe_loading_is_allowed(few_files):
     code = "import torch\nimport numpy\ntorch.load('x', weights_only=True)\nnumpy.load('x')\n"
-    (checkout / "shared/src/lipogram/good.py").write_text(code)
-    assert "good.py" not in check(checkout).stdout
+    (few_files / "shared/src/lipogram/good.py").write_text(code)
+    assert "good.py" not in check(few_files).stdout
 
 
-def test_pickled_files_and_large_files(checkout):
-    (checkout / "weights.pth").write_bytes(b"x")
-    (checkout / "large.bin").write_bytes(b"\xff" * (1 << 20) + b"\xff")
-    broken(checkout, "weights.pth: a kind of file that may hold a pickle")
-    broken(checkout, "large.bin: larger than 1 MiB")
+def test_pickled_files_and_large_files(few_files):
+    (few_files / "weights.pth").write_bytes(b"x")
+    (few_files / "large.bin").write_bytes(b"\xff" * (1 << 20) + b"\xff")
+    broken(few_files, "weights.pth: a kind of file that may hold a pickle")
+    broken(few_files, "large.bin: larger than 1 MiB")
 
 
-def test_what_git_ignores_is_not_checked(checkout):
-    (checkout / "runs").mkdir()
-    (checkout / "runs" / "state.pkl").write_bytes(b"x")
-    assert "state.pkl" not in check(checkout).stdout
+def test_what_git_ignores_is_not_checked(few_files):
+    (few_files / "runs").mkdir()
+    (few_files / "runs" / "state.pkl").write_bytes(b"x")
+    assert "state.pkl" not in check(few_files).stdout
 
 
-def test_long_module(checkout):
-    (checkout / "shared/src/lipogram/long.py").write_text("x = 1\n" * 401)
-    broken(checkout, "long.py: longer than 400 lines")
+def test_long_module(few_files):
+    (few_files / "shared/src/lipogram/long.py").write_text("x = 1\n" * 401)
+    broken(few_files, "long.py: longer than 400 lines")
 
 
-def test_packages_do_not_import_each_other(checkout, run):
-    run(sys.executable, "tools/new_package.py", "foo", checkout)
-    (checkout / "packages/foo/src/foo/bad.py").write_text("from air.cli import main\n")
-    (checkout / "shared/src/lipogram/bad.py").write_text("def f():\n    import foo\n")
-    broken(checkout, "packages/foo/src/foo/bad.py: line 1: foo imports air")
-    broken(checkout, "shared/src/lipogram/bad.py: line 2: lipogram imports foo")
+def test_packages_do_not_import_each_other(few_files, run):
+    run(sys.executable, "tools/new_package.py", "foo", few_files)
+    (few_files / "packages/foo/src/foo/bad.py").write_text("from air.cli import main\n")
+    (few_files / "shared/src/lipogram/bad.py").write_text("def f():\n    import foo\n")
+    broken(few_files, "packages/foo/src/foo/bad.py: line 1: foo imports air")
+    broken(few_files, "shared/src/lipogram/bad.py: line 2: lipogram imports foo")
 
 
 @pytest.mark.parametrize("name", ["hatch_build.py", "LICENSE"])
-def test_copies_are_the_same(checkout, name):
-    copy = checkout / "packages/air" / name
+def test_copies_are_the_same(few_files, name):
+    copy = few_files / "packages/air" / name
     copy.write_text(copy.read_text() + "\n")
-    broken(checkout, f"packages/air/{name}: not the same as")
+    broken(few_files, f"packages/air/{name}: not the same as")
     copy.unlink()
-    broken(checkout, f"packages/air/{name}: not the same as")
+    broken(few_files, f"packages/air/{name}: not the same as")
 
 
 @pytest.mark.parametrize(
@@ -115,14 +115,14 @@ def test_copies_are_the_same(checkout, name):
         ('"numpy>=2"', '"numpy>=2", "lipogram-sea>=0.1"', "requires lipogram-sea"),
     ],
 )
-def test_range_of_shared(checkout, old, new, message):
-    pyproject = checkout / "packages/air/pyproject.toml"
+def test_range_of_shared(few_files, old, new, message):
+    pyproject = few_files / "packages/air/pyproject.toml"
     assert old in pyproject.read_text()
     pyproject.write_text(pyproject.read_text().replace(old, new))
-    broken(checkout, message)
+    broken(few_files, message)
 
 
-def test_lock_without_hosts(checkout):
-    with open(checkout / "uv.lock", "a") as lock:
+def test_lock_without_hosts(few_files):
+    with open(few_files / "uv.lock", "a") as lock:
         lock.write('# "https://example.invalid/simple"\n')
-    broken(checkout, "a lock without hosts has no address")
+    broken(few_files, "a lock without hosts has no address")

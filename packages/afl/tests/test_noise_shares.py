@@ -167,11 +167,11 @@ def test_one_row_moves_the_integers_by_what_the_noise_covers():
 
 @pytest.mark.parametrize("survivors", [3, 5])
 def test_the_noise_of_the_survivors_has_the_told_variance(survivors):
-    plan = layout(n_features=2, classes=[0], clients=5)
-    none = ClientStats.compute(X[:0, :2], Y[:0], clip=1.0)
+    plan = layout(n_features=12, classes=[0], clients=5)
+    none = ClientStats.compute(X[:0, :12], Y[:0], clip=1.0)
     names = [f"c{i}" for i in range(survivors)]
     drawn = []
-    for seed in range(2000):
+    for seed in range(200):
         total = sum((plan.encode(none, seed=9 * seed + i) for i in range(survivors)), np.uint64(0))
         drawn.append(plan.grid.decode(total))
         claim = plan.decode(total, names).noise

@@ -1,12 +1,15 @@
 """The real command, as a person types it."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 import time
 import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,14 +21,35 @@ from lipogram.analytic.datasets import digits
 X, Y = digits()
 
 
-def air(
-    *arguments: object, ok: int = 0, cwd: Path | None = None
-) -> subprocess.CompletedProcess[str]:
+class Done(NamedTuple):
+    stdout: str
+    stderr: str
+
+
+def air(*arguments: object, ok: int = 0) -> Done:
+    """The command in this process, by its entry point."""
+    out, err = io.StringIO(), io.StringIO()
+    before, sys.argv = sys.argv, ["air", *map(str, arguments)]
+    shown, code = warnings.showwarning, 0
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main()
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    finally:
+        sys.argv, warnings.showwarning = before, shown
+    done = Done(out.getvalue(), err.getvalue())
+    assert code == ok, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def process(*arguments: object, ok: int = 0) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as a person starts it."""
     done = subprocess.run(
         [sys.executable, "-c", "from air.cli import main; main()", *map(str, arguments)],
         capture_output=True,
         text=True,
-        cwd=cwd,
         env={**os.environ, "COLUMNS": "120"},
     )
     assert done.returncode == ok, done.stdout + done.stderr
@@ -58,10 +82,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_and_version() -> None:
-    shown = air("--help").stdout
+    shown = process("--help").stdout
     for command in "demo extract run fit predict merge forget inspect bench".split():
         assert command in shown
-    assert air("--version").stdout.startswith("air ")
+    assert process("--version").stdout.startswith("air ")
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -89,7 +113,7 @@ def test_import_air_loads_no_torchvision() -> None:
 
 def test_fit_in_two_goes_is_fit_at_once(files: Path, tmp_path: Path) -> None:
     out = tmp_path / "grown.safetensors"
-    air("fit", files / "second.npz", "--into", files / "first.safetensors", "--out", out)
+    process("fit", files / "second.npz", "--into", files / "first.safetensors", "--out", out)
     grown, whole = (AIRClassifier.load(p) for p in (out, files / "all.safetensors"))
     np.testing.assert_allclose(grown.coef_, whole.coef_, rtol=0, atol=1e-9 * abs(whole.coef_).max())
 
