@@ -19,10 +19,10 @@ from torch import Tensor
 from lipogram.discrete_gaussian import Stream, discrete_gaussian, noise_key
 from lipogram.errors import InvalidSetting
 from lipogram.gaussian_mechanism import mu_of
+from lipogram.secure_noise import gamma_ball, secure_stream, uniforms
 from privacyrestore.guarantee import Guarantee
 from privacyrestore.noise_grid import Grid, gaussian_grid
 from privacyrestore.restoration_bank import RestorationBank
-from privacyrestore.secure_noise import gamma_ball, secure_stream, uniforms
 
 
 class Mechanism(Protocol):
