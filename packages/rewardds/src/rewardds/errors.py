@@ -1,11 +1,31 @@
 """Errors of this package, one class per cause; each is one of `lipogram.errors` too."""
 
-from lipogram.errors import LipogramError
+from lipogram.errors import InvalidSetting, LipogramError, RunMismatch
 
 
 class InvalidRecords(LipogramError, ValueError):
     """Records that cannot be read or used; the message names place and id, never a text."""
 
 
+class InadmissibleModel(LipogramError, ValueError):
+    """A model whose training cannot be made private as it stands."""
+
+
+class InadmissibleLoss(LipogramError, ValueError):
+    """A loss that is not one number a record, each from that record alone."""
+
+
+class UnsafeSetting(InvalidSetting):
+    """A setting that voids the guarantee and that nobody has asked for by name."""
+
+
+class DataMismatch(RunMismatch):
+    """A training that would be taken up with other records than it was begun with."""
+
+
 class RepeatedRecords(UserWarning):
     """Records that may be several of one person, while each is protected by itself."""
+
+
+class WeakAmplification(UserWarning):
+    """Batches so large beside the data that sampling hides little."""
