@@ -7,6 +7,18 @@ class InvalidRecords(LipogramError, ValueError):
     """Records that cannot be read or used; the message names place and id, never a text."""
 
 
+class InvalidRows(LipogramError, ValueError):
+    """Synthetic rows that contradict themselves, or a file of them that cannot be read."""
+
+
+class PrivateObject(LipogramError, TypeError):
+    """A private object, or one that holds it, where after the release none may come."""
+
+
+class PrivateText(LipogramError, ValueError):
+    """A text that shares words with the private set, where only public ones may stand."""
+
+
 class InadmissibleModel(LipogramError, ValueError):
     """A model whose training cannot be made private as it stands."""
 
