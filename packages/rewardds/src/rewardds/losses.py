@@ -42,7 +42,7 @@ class CausalLMLoss:
             model: gives an output with `logits` (b, t, v).
             batch: on the model's device.
         """
-        output = model(**batch.inputs(_dtype(model)), use_cache=False)
+        output = model(**batch.inputs(activation_dtype(model)), use_cache=False)
         return self.of(output.logits, batch)
 
     def of(self, output: Tensor, batch: PackedBatch) -> Tensor:
@@ -71,7 +71,7 @@ class PairwiseRewardLoss:
             model: gives rewards (b, t), such as :class:`rewardds.reward_model.RewardModel`.
             batch: on the model's device.
         """
-        return self.of(model(**batch.inputs(_dtype(model))), batch)
+        return self.of(model(**batch.inputs(activation_dtype(model))), batch)
 
     def of(self, output: Tensor, batch: PackedBatch) -> Tensor:
         """(b,) float32, from rewards (b, t)."""
@@ -84,7 +84,7 @@ class PairwiseRewardLoss:
         return sums / counts.clamp(min=1)
 
 
-def _dtype(model: Any) -> torch.dtype:
-    """Of the activations: that of the frozen bulk, not of adapters kept in float32 beside it."""
+def activation_dtype(model: Any) -> torch.dtype:
+    """That of the largest weight: of the frozen bulk, not of adapters kept in float32 beside it."""
     weights = [p for p in model.parameters() if p.is_floating_point() and p.ndim > 1]
     return max(weights, key=lambda weight: weight.numel()).dtype

@@ -11,6 +11,7 @@ from lipogram.llm.forward import evaluating
 from lipogram.llm.objectives import precise
 from lipogram.llm.seeds import rng
 from lipogram.llm.wrappers import unwrap
+from rewardds.losses import activation_dtype
 from rewardds.rows import PackedBatch
 
 
@@ -63,7 +64,6 @@ class RewardModel(nn.Module):
 
         Where a row has fewer than s sequences the value means nothing.
         """
-        dtype = unwrap(self.lm).get_input_embeddings().weight.dtype
         with evaluating(self):
-            rewards = self(**batch.inputs(dtype))
+            rewards = self(**batch.inputs(activation_dtype(self)))
         return precise(rewards).gather(1, batch.last)

@@ -29,8 +29,8 @@ class Sequence:
             precedes it.
     """
 
-    ids: list[int]
-    scored: list[bool]
+    ids: list[int] = field(repr=False)
+    scored: list[bool] = field(repr=False)
 
     def __post_init__(self) -> None:
         if not self.ids or len(self.ids) != len(self.scored):

@@ -1,0 +1,84 @@
+"""Preference pairs: a record's own answer before the weak ones, and some of these before others.
+
+All pairs of a record, or of a person's records, stand in one row: their mean is one loss with one
+clipped gradient. Clipped pair by pair, a record with five of them would have five times the
+influence that the noise was chosen for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lipogram.errors import InvalidSetting
+from rewardds.generation_proxy import Rows
+from rewardds.privacy_units import Unit
+from rewardds.prompts import Prompts, sequence
+from rewardds.rows import Row
+
+_LEVELS = {"own": 2, "dp": 1, "sft": 1, "dp_early": 0, "init": 0, "fewshot": 0}
+_BELOW_OWN_ONLY = ("corrupt", "offtopic")
+
+
+def better(source: str, other: str) -> bool:
+    """Whether answers of `source` are taken to be better than those of `other`.
+
+    The record's own is better than any other, one of a tuned proxy than one of its base. With the
+    sources init, dp and sft these are the paper's five pairs; without sft three of them are left.
+    A spoilt or foreign answer is worse than the record's own, and not compared with the rest.
+    """
+    if other in _BELOW_OWN_ONLY:
+        return source == "own"
+    return source not in _BELOW_OWN_ONLY and _LEVELS[source] > _LEVELS[other]
+
+
+def preference_rows(
+    units: Sequence[Unit],
+    answers: Mapping[str, Mapping[str, str]],
+    tokenizer: Any,
+    prompts: Prompts,
+    *,
+    max_length: int,
+) -> Rows:
+    """One row a unit, with the sequences to be judged and the pairs among them.
+
+    An answer that equals a better one word for word makes no pair with it. A row without pairs
+    stays in, as one that teaches nothing.
+
+    Args:
+        units: of private records.
+        answers: by source, then by the record's id; the own answer is not among them.
+        tokenizer: of the base model.
+        prompts: what is asked of the judge.
+        max_length: of a sequence, in tokens; what is longer loses its end.
+
+    Raises:
+        InvalidSetting: an unknown source.
+    """
+    unknown = [name for name in answers if name not in _LEVELS and name not in _BELOW_OWN_ONLY]
+    if unknown or "own" in answers:
+        raise InvalidSetting(f"no weak source is called {(unknown or ['own'])[0]!r}")
+    rows, cut, unscored = [], 0, 0
+    for unit in units:
+        sequences, pairs = [], []
+        for record in unit.records:
+            texts = {"own": record.response}
+            texts |= {source: told[record.id] for source, told in answers.items()}
+            places: dict[str, int] = {}  # by text: one that two sources give is read once
+            for text in texts.values():
+                if text not in places:
+                    places[text] = len(sequences)
+                    found, lost = sequence(
+                        tokenizer, prompts.judged_turns(record.instruction, text), max_length
+                    )
+                    sequences.append(found)
+                    cut += lost > 0
+            pairs += [
+                (places[texts[a]], places[texts[b]])
+                for a in texts
+                for b in texts
+                if better(a, b) and texts[a] != texts[b]
+            ]
+        rows.append(Row(unit.id, sequences, pairs))
+        unscored += not pairs
+    return Rows(rows, cut, unscored)
