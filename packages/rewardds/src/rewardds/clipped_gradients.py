@@ -2,9 +2,10 @@
 
 Two ways to the same sum (Abadi et al., "Deep Learning with Differential Privacy", CCS 2016,
 algorithm 1). "hooks" forms each record's gradient, one array a trainable parameter; "ghost" forms
-norms only, from each layer's inputs and output gradients (Goodfellow, arXiv 1510.01799; Lee & Kifer
-2021; Li et al., ICLR 2022), and lets a second backward pass add up the losses weighted so that each
-record's gradient has at most norm C. Opacus finds samples and norms of the layers.
+norms only, from each layer's inputs and output gradients (Goodfellow, arXiv 1510.01799; Li et al.,
+"Large Language Models Can Be Strong Differentially Private Learners", ICLR 2022), and lets a second
+backward pass add up the losses weighted so that each record's gradient has at most norm C. Opacus
+finds samples and norms of most layers.
 
 The first backward pass stops at the outputs of the first trainable layers and asks for no
 parameter's gradient: nothing else is needed of it.
@@ -13,7 +14,8 @@ parameter's gradient: nothing else is needed of it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -22,13 +24,14 @@ from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipp
 from torch import Tensor, nn
 
 from lipogram.analytic.settings import one_of, positive
+from lipogram.errors import InvalidSetting
 from rewardds.errors import InadmissibleLoss, InadmissibleModel
-from rewardds.layer_norms import NORMS
+from rewardds.layer_norms import NORMS, SAMPLES, squared_norms
 from rewardds.losses import RecordLoss
 from rewardds.rows import PackedBatch, Row
 
 Mode = Literal["hooks", "ghost"]
-MARGIN = 2e-6
+MARGIN = 4e-6
 """By how much norms are taken for larger: what is rounded in float32 must not pass C."""
 
 
@@ -62,16 +65,22 @@ class ClippedGradients:
     Puts hooks on the model; :meth:`close` takes them off. Every module with trainable parameters
     must be in training mode.
 
+    Attributes:
+        parameters: those that are trained, with their `names`.
+        sums: of each parameter, in float32 or its own type.
+
     Args:
         model: as :func:`rewardds.admission.admit` lets it pass.
         loss: one value a row.
         clip: C, above 0.
         mode: "hooks" for few trainable parameters, "ghost" for many.
         collate: rows to a batch, on the CPU.
+        autocast: run the model in bfloat16, as `torch.autocast` does; with "hooks" only.
 
     Raises:
-        InvalidSetting: a clipping norm or mode that is none.
-        InadmissibleModel: layers that Opacus refuses.
+        InvalidSetting: a clipping norm or mode that is none; "ghost" with autocast; PyTorch set to
+            multiply float32 with fewer digits.
+        InadmissibleModel: layers that Opacus refuses, or "ghost" with weights in half precision.
     """
 
     def __init__(
@@ -81,10 +90,13 @@ class ClippedGradients:
         clip: float,
         mode: Mode,
         collate: Callable[[Sequence[Row]], PackedBatch],
+        *,
+        autocast: bool = False,
     ):
         self.clip = positive("clip", clip)
         self.mode = one_of("grad", mode, get_args(Mode))
-        self.model, self.loss, self._collate = model, loss, collate
+        self.model, self.loss, self._collate, self.autocast = model, loss, collate, autocast
+        _all_digits(model, mode, autocast)
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in named]
         self.parameters = [p for _, p in named]
@@ -114,24 +126,30 @@ class ClippedGradients:
         """
         if not rows:
             return Tally()
-        with warnings.catch_warnings():
-            # The first trainable layers have inputs without gradients: that is what they are.
-            warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+        with _expected_warnings():
             return self._add(rows)
 
+    def plain(self, row: Row) -> list[Tensor]:
+        """The ordinary gradient of one row by itself, as PyTorch finds it.
+
+        Raises:
+            InadmissibleLoss: as in :meth:`add`.
+        """
+        with self._unhooked():
+            loss = self._losses([row])[0]
+            return list(torch.autograd.grad(loss, self.parameters, materialize_grads=True))
+
     def _add(self, rows: Sequence[Row]) -> Tally:
-        batch = self._collate(rows).to(self.device)
         self._forget()
         try:
-            losses = self._losses(batch)
+            losses = self._losses(rows)
             norms = self._first_pass(losses)
             finite = torch.isfinite(norms) & torch.isfinite(losses.detach())
             if self.mode == "ghost" and not bool(finite.all()):
                 # NaN times a weight of 0 is NaN: those rows must not take part at all.
                 kept = [row for row, good in zip(rows, finite.tolist(), strict=True) if good]
                 tally = self._add(kept) if kept else Tally()
-                tally.records += len(rows) - len(kept)
-                tally.dropped += len(rows) - len(kept)
+                tally += Tally(records=len(rows) - len(kept), dropped=len(rows) - len(kept))
                 return tally
             weights = torch.where(finite, self.clip / (norms * (1 + MARGIN)), 0.0).clamp(max=1.0)
             if self.mode == "ghost":
@@ -147,12 +165,15 @@ class ClippedGradients:
             float(losses.detach()[finite].sum()),
         )
 
-    def _losses(self, batch: PackedBatch) -> Tensor:
-        losses = self.loss(self.model, batch)
-        if not isinstance(losses, Tensor) or losses.shape != (len(batch),):
+    def _losses(self, rows: Sequence[Row]) -> Tensor:
+        """(b,) the rows' losses, with their graph."""
+        batch = self._collate(rows).to(self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            losses = self.loss(self.model, batch)
+        if not isinstance(losses, Tensor) or losses.shape != (len(rows),):
             shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise InadmissibleLoss(
-                f"the loss of {len(batch)} rows is {shape}, it must be one value a row: a mean "
+                f"the loss of {len(rows)} rows is {shape}, it must be one value a row: a mean "
                 "over rows couples their gradients, and no clipping bounds a row's part in it"
             )
         return losses
@@ -165,7 +186,7 @@ class ClippedGradients:
         ghost = self.mode == "ghost"
         torch.autograd.grad(losses.sum(), sources, retain_graph=ghost, allow_unused=True)
         found = "_norm_sample" if ghost else "grad_sample"
-        squares = torch.zeros(len(losses), device=self.device)
+        squares = torch.zeros_like(losses, requires_grad=False)
         for name, parameter in zip(self.names, self.parameters, strict=True):
             sample = getattr(parameter, found, None)
             if not isinstance(sample, Tensor) or sample.shape[:1] != losses.shape:
@@ -173,8 +194,8 @@ class ClippedGradients:
                     f"no gradient of each of {len(losses)} rows was found for {name}: its layer "
                     "has to be called once a step, with the rows as the first axis"
                 )
-            norm = sample if ghost else torch.linalg.vector_norm(sample.float().flatten(1), dim=1)
-            squares = squares + norm.to(squares) ** 2
+            square = sample.square() if ghost else squared_norms(sample)
+            squares = squares + square.to(squares)
         return squares.sqrt()
 
     def _weighted_samples(self, weights: Tensor, finite: Tensor) -> None:
@@ -187,16 +208,21 @@ class ClippedGradients:
             total += torch.tensordot(weights.to(total.dtype), sample.to(total.dtype), dims=1)
 
     def _second_pass(self, losses: Tensor, weights: Tensor) -> None:
+        with self._unhooked():
+            parts = torch.autograd.grad(
+                (weights * losses).sum(), self.parameters, materialize_grads=True
+            )
+        for total, part in zip(self.sums, parts, strict=True):
+            total += part
+
+    @contextmanager
+    def _unhooked(self) -> Iterator[None]:
         self._hooks.disable_hooks()
         try:
-            parts = torch.autograd.grad(
-                (weights.to(losses.dtype) * losses).sum(), self.parameters, allow_unused=True
-            )
+            with _expected_warnings():
+                yield
         finally:
             self._hooks.enable_hooks()
-        for total, part in zip(self.sums, parts, strict=True):
-            if part is not None:
-                total += part
 
     def _forget(self) -> None:
         """Drop what a pass has left, also one that failed half-way."""
@@ -211,6 +237,40 @@ class ClippedGradients:
             for name in ("_norm_sample", "_current_grad_sample"):
                 if hasattr(parameter, name):
                     delattr(parameter, name)
+
+
+@contextmanager
+def _expected_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # The first trainable layers have inputs without gradients: that is what they are.
+        warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+        yield
+
+
+def _all_digits(model: nn.Module, mode: str, autocast: bool) -> None:
+    """Refuse what would cut gradients to norms that are not theirs."""
+    precision = torch.get_float32_matmul_precision()
+    if precision != "highest":
+        raise InvalidSetting(
+            f"float32 is multiplied with {precision!r} precision: norms would be wrong by more "
+            "than a thousandth. Call torch.set_float32_matmul_precision('highest')"
+        )
+    if mode != "ghost":
+        return
+    if autocast:
+        raise InvalidSetting(
+            "grad='ghost' with autocast: its second pass rounds other numbers than its norms were "
+            "formed of, and gradients would pass the clipping norm. Use grad='hooks'"
+        )
+    half = {str(p.dtype) for p in model.parameters() if p.is_floating_point()} & {
+        "torch.bfloat16",
+        "torch.float16",
+    }
+    if half:
+        raise InadmissibleModel(
+            f"grad='ghost' with weights in {', '.join(half)}: gradients would pass the clipping "
+            "norm by rounding. Use model.float(), or grad='hooks' with an adapter"
+        )
 
 
 class _Sources:
@@ -229,8 +289,9 @@ class _Sources:
 
 
 class _Hooks(_Sources, GradSampleHooks):  # type: ignore[misc]
-    pass
+    GRAD_SAMPLERS = SAMPLES
 
 
 class _Ghost(_Sources, GradSampleHooksFastGradientClipping):  # type: ignore[misc]
+    GRAD_SAMPLERS = SAMPLES
     NORM_SAMPLERS = NORMS

@@ -7,8 +7,9 @@ record's gradient to norm C, adds N(0, σ²C²I) to their sum and divides by B.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,16 @@ from lipogram.files import locked
 from lipogram.secure_noise import add_gaussian, secure_stream
 from rewardds.admission import admit
 from rewardds.clipped_gradients import ClippedGradients, Mode, Tally
-from rewardds.errors import InvalidRecords, UnsafeSetting
+from rewardds.errors import DataMismatch, InvalidRecords, UnsafeSetting
 from rewardds.losses import RecordLoss
 from rewardds.poisson import physical_batches, sample
+from rewardds.processes import Processes
+from rewardds.record_independence import check_independence
 from rewardds.rows import PackedBatch, Row, collate
 from rewardds.training_run import TrainingReport, TrainingRun
-from rewardds.training_state import TrainingState
+from rewardds.training_state import TrainingState, rows_digest
+
+_FAILED = -1
 
 
 class DPTrainer:
@@ -53,6 +58,9 @@ class DPTrainer:
         device: None for the model's own.
         pad_id: None for the model's, or 0.
         bucket: lengths of batches are multiples of it, in tokens.
+        autocast: run the model in bfloat16 where PyTorch's autocast does; with "hooks" only.
+        distributed: share each step among the processes of `torch.distributed`'s group. Noise is
+            drawn once, and the result is that of one process. `folder` is the first process's.
         unsafe_no_noise: let σ be 0, for comparison; nothing private may be trained on then.
         unsafe_seed: a seed for masks and noise in place of the system's secure source, for studies.
 
@@ -79,6 +87,8 @@ class DPTrainer:
         device: torch.device | str | None = None,
         pad_id: int | None = None,
         bucket: int = 32,
+        autocast: bool = False,
+        distributed: bool = False,
         unsafe_no_noise: bool = False,
         unsafe_seed: int | None = None,
     ):
@@ -93,6 +103,7 @@ class DPTrainer:
         self.physical_batch = whole("physical_batch", physical_batch)
         self.save_every, self.bucket = whole("save_every", save_every), whole("bucket", bucket)
         admit(model, full=full)
+        self._full, self.autocast, self._processes = full, autocast, Processes(distributed)
         self.model, self.run, self.loss, self.grad = model, run, loss, grad
         self.weight_decay, self.folder = weight_decay, None if folder is None else Path(folder)
         if device is not None:
@@ -106,83 +117,106 @@ class DPTrainer:
         """Take T noisy steps, or what is left of them where `folder` holds a part.
 
         Args:
-            rows: one for each privacy unit.
+            rows: one for each privacy unit; with `distributed` all of them in every process.
 
         Returns:
             What may be told: its T counts every noise addition, also of empty batches.
 
         Raises:
             InvalidRecords: no rows.
-            InadmissibleLoss, InadmissibleModel: see :meth:`ClippedGradients.add`.
-            DataMismatch, CorruptState: of the folder.
+            InadmissibleLoss, InadmissibleModel: rows act on each other's gradients, or theirs are
+                not found; before the first record is run.
+            DataMismatch: `folder` holds a training with other rows or settings, or the processes
+                were given different ones.
+            CorruptState: of the folder.
             FolderInUse: another process trains in it.
         """
         if not rows:
             raise InvalidRecords("there are no rows to train on")
-        lock: Any = nullcontext()
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = locked(self.folder / "count.json", seconds=1)
-        with lock:
-            return self._train(rows)
-
-    def _train(self, rows: Sequence[Row]) -> TrainingReport:
         joined: Callable[[Sequence[Row]], PackedBatch]
         joined = partial(collate, pad_id=self._pad_id, bucket=self.bucket)
+        admit(self.model, full=self._full)
         modes = [(module, module.training) for module in self.model.modules()]
-        self.model.train()
-        gradients = ClippedGradients(self.model, self.loss, self.clip, self.grad, joined)
-        named: dict[str, Any] = dict(zip(gradients.names, gradients.parameters, strict=True))
-        optimizer = torch.optim.AdamW(
-            gradients.parameters, lr=self.lr, weight_decay=self.weight_decay
+        gradients = ClippedGradients(
+            self.model, self.loss, self.clip, self.grad, joined, autocast=self.autocast
         )
         try:
-            state = None
-            if self.folder is not None:
-                state = TrainingState(self.folder, self._settings(), rows)
-                state.load(named, optimizer)
-            additions = state.additions if state else 0
-            streams = self._streams(additions)
-            lengths = [len(row) for row in rows]
-            while additions < self.run.steps:
-                if state:
-                    state.count()
-                self._step(rows, lengths, gradients, optimizer, streams)
-                additions += 1
-                if state and (not additions % self.save_every or additions == self.run.steps):
-                    state.save(named, optimizer)
+            self.model.train()
+            check_independence(gradients, paired=any(row.pairs for row in rows))
+            additions = self._train(rows, gradients)
         finally:
             gradients.close()
             for module, mode in modes:
                 module.training = mode
+        run, seeded = self.run, self._seed is not None
         return TrainingReport(
-            additions,
-            self.run.sigma,
-            self.run.sample_rate,
-            self.run.batch,
-            self.clip,
-            self._seed is not None,
+            additions, run.sigma, run.sample_rate, run.batch, self.clip, seeded=seeded
         )
+
+    def _train(self, rows: Sequence[Row], gradients: ClippedGradients) -> int:
+        """The noise additions of the whole training, also of parts before this one."""
+        processes, device = self._processes, gradients.device
+        told = rows_digest(rows, json.dumps(self._settings()).encode())
+        processes.same(told, device)
+        named: dict[str, Any] = dict(zip(gradients.names, gradients.parameters, strict=True))
+        optimizer = torch.optim.AdamW(
+            gradients.parameters, lr=self.lr, weight_decay=self.weight_decay
+        )
+        with ExitStack() as opened:
+            state = None
+            try:
+                if self.folder is not None and not processes.rank:
+                    state = opened.enter_context(self._opened(self.folder, rows))
+                    state.load(named, optimizer)
+            except BaseException:
+                processes.number(_FAILED, device)
+                raise
+            additions = processes.number(state.additions if state else 0, device)
+            if additions == _FAILED:
+                raise DataMismatch("the first process could not take up the folder: see its error")
+            processes.from_first(gradients.parameters)
+            streams = self._streams(additions)
+            while additions < self.run.steps:
+                if state:
+                    state.count()
+                seen = self._step(rows, gradients, optimizer, streams)
+                self.tally += seen
+                additions += 1
+                if state:
+                    state.log(seen)
+                    if not additions % self.save_every or additions == self.run.steps:
+                        state.save(named, optimizer)
+        return additions
+
+    @contextmanager
+    def _opened(self, folder: Path, rows: Sequence[Row]) -> Iterator[TrainingState]:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with locked(folder / "count.json", seconds=1):
+            yield TrainingState(folder, self._settings(), rows)
 
     def _step(
         self,
         rows: Sequence[Row],
-        lengths: Sequence[int],
         gradients: ClippedGradients,
         optimizer: torch.optim.Optimizer,
         streams: tuple[Stream, Stream],
-    ) -> None:
+    ) -> Tally:
         coins, noise = streams
+        processes, seen = self._processes, Tally()
         gradients.reset()
-        for places in physical_batches(
-            sample(coins, len(rows), self.run.sample_rate), lengths, self.physical_batch
-        ):
-            self.tally += gradients.add([rows[place] for place in places])
-        parameters = gradients.parameters
-        for parameter, total in zip(parameters, self._noisy(gradients.sums, noise), strict=True):
-            parameter.grad = total / self.run.batch
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        places = processes.sample(sample(coins, len(rows), self.run.sample_rate), gradients.device)
+        batches = physical_batches(places, [len(row) for row in rows], self.physical_batch)
+        for batch in batches[processes.rank :: processes.size]:
+            seen += gradients.add([rows[place] for place in batch])
+        processes.add_up(gradients.sums)
+        if not processes.rank:
+            noisy = self._noisy(gradients.sums, noise)
+            for parameter, total in zip(gradients.parameters, noisy, strict=True):
+                parameter.grad = total / self.run.batch
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        processes.from_first(gradients.parameters)
+        return seen
 
     def _noisy(self, sums: list[Tensor], stream: Stream) -> list[Tensor]:
         """Each sum with noise; one at a time, for float64 copies of all would not be small."""
@@ -198,11 +232,11 @@ class DPTrainer:
         return found
 
     def _streams(self, additions: int) -> tuple[Stream, Stream]:
+        """For coins and for noise."""
         if self._seed is None:
             return secure_stream(), secure_stream()
-        return secure_stream(2 * (self._seed + additions)), secure_stream(
-            2 * (self._seed + additions) + 1
-        )
+        base = 2 * (self._seed + additions)  # not what was drawn before the training was taken up
+        return secure_stream(base), secure_stream(base + 1)
 
     def _settings(self) -> dict[str, Any]:
         run = self.run

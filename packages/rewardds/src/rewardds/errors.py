@@ -1,6 +1,6 @@
 """Errors of this package, one class per cause; each is one of `lipogram.errors` too."""
 
-from lipogram.errors import InvalidSetting, LipogramError, RunMismatch
+from lipogram.errors import CorruptState, InvalidSetting, LipogramError, RunMismatch
 
 
 class InvalidRecords(LipogramError, ValueError):
@@ -39,5 +39,25 @@ class RepeatedRecords(UserWarning):
     """Records that may be several of one person, while each is protected by itself."""
 
 
+class TooFewQuestions(UserWarning):
+    """Sampling that ended before it had as many questions as were asked for."""
+
+
 class WeakAmplification(UserWarning):
     """Batches so large beside the data that sampling hides little."""
+
+
+class UnreachablePrivacy(InvalidSetting):
+    """A budget that no noise in reach keeps, or that was spent before."""
+
+
+class AccountantsDisagree(LipogramError, ArithmeticError):
+    """Two ways to compute the same ε that contradict each other: one of them has a fault."""
+
+
+class BudgetSpent(LipogramError, RuntimeError):
+    """A run that would exceed the budget of its data; nothing was recorded or run."""
+
+
+class TamperedBundle(CorruptState):
+    """A bundle whose files or claims are not those that were written, or do not hold."""

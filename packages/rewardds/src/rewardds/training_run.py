@@ -51,7 +51,7 @@ class TrainingRun:
 
     @property
     def sample_rate(self) -> float:
-        """p = B/n."""
+        """P = B/n."""
         return self.batch / self.n
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,15 @@ from torch import Tensor
 from lipogram.errors import CorruptState
 from lipogram.files import write_atomically
 from lipogram.settings import differences
+from rewardds.clipped_gradients import Tally
 from rewardds.errors import DataMismatch
 from rewardds.rows import Row
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def rows_digest(rows: Sequence[Row], key: bytes) -> str:
-    """Keyed SHA-256 of all that is trained on, in its order, in hex.
+def rows_digest(rows: Sequence[Row], key: bytes) -> bytes:
+    """Keyed SHA-256 of all that is trained on, in its order: 32 bytes.
 
     Args:
         rows: of a training.
@@ -41,7 +43,7 @@ def rows_digest(rows: Sequence[Row], key: bytes) -> str:
     for row in rows:
         told = [row.id, [[each.ids, each.scored] for each in row.sequences], row.pairs]
         found.update(json.dumps(told).encode() + b"\n")
-    return found.hexdigest()
+    return found.digest()
 
 
 class TrainingState:
@@ -67,7 +69,7 @@ class TrainingState:
             self._take_up(settings, rows)
         else:
             key = secrets.token_bytes(32)
-            digest = rows_digest(rows, key)
+            digest = rows_digest(rows, key).hex()
             self._head = {"key": key.hex(), "rows": digest, "settings": settings}
             self._write(self._count, json.dumps(self._head | {"additions": 0}).encode())
 
@@ -120,11 +122,19 @@ class TrainingState:
                         if value is not None
                     }
 
+    def log(self, tally: Tally) -> None:
+        """Write down what a step saw of the records: private, readable by the user alone."""
+        told = json.dumps({"addition": self.additions, **asdict(tally)}) + "\n"
+        place = self._count.with_name("private-log.jsonl")
+        handle = os.open(place, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(told)
+
     def _take_up(self, settings: dict[str, Any], rows: Sequence[Row]) -> None:
         try:
             told = json.loads(self._count.read_bytes())
             self.additions = int(told.pop("additions"))
-            same = hmac.compare_digest(rows_digest(rows, bytes.fromhex(told["key"])), told["rows"])
+            same = rows_digest(rows, bytes.fromhex(told["key"])).hex() == told["rows"]
             held = told["settings"]
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptState(
