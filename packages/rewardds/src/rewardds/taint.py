@@ -1,0 +1,151 @@
+"""The gate after the release: from here on no private object may come, and no private text.
+
+What is computed from the released proxies and from public data costs no further privacy. A private
+record that finds its way into a prompt, a filter or a training set after the release is outside
+every accounted mechanism, and the stated epsilon would not hold. Synthetic rows are not compared
+with the private set either: taking out those that resemble it would read the private set once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lipogram.errors import InvalidSetting
+from rewardds.errors import PrivateObject, PrivateText
+from rewardds.private_ngrams import PrivateNgrams
+from rewardds.records import PrivateRecord, PrivateRecords
+
+_PRIVATE = (PrivateRecords, PrivateRecord, PrivateNgrams)
+_PLAIN = (str, bytes, bytearray, int, float, complex, bool, type(None), os.PathLike)
+
+
+class ReleaseGate:
+    """What everything passes that runs after the release.
+
+    Args:
+        ngrams: of the private set, where the client runs this itself. A server has none, and sees
+            only what is of a private type: there, the client checks seeds before it sends them.
+    """
+
+    def __init__(self, ngrams: PrivateNgrams | None = None):
+        self._ngrams = ngrams
+
+    def admit(self, where: str, **objects: Any) -> None:
+        """Let objects pass that are not private and hold nothing that is.
+
+        Args:
+            where: what they are for, for the message.
+            objects: anything, by the names that the caller knows them by.
+
+        Raises:
+            PrivateObject: the first that is, by its name.
+        """
+        for name, value in objects.items():
+            refuse_private(value, where, name)
+
+    def seeds(self, texts: Iterable[str]) -> tuple[str, ...]:
+        """Let texts pass that examples in prompts are taken from.
+
+        Args:
+            texts: public or synthetic ones.
+
+        Raises:
+            PrivateObject: they are private by their type.
+            PrivateText: one shares words with the private set; the message says its number.
+            InvalidSetting: one that is no text, or a text where several belong.
+        """
+        refuse_private(texts, "seeds", "seeds")
+        if isinstance(texts, str):
+            raise InvalidSetting("seeds is one text: it must be a list of them")
+        listed = tuple(texts)
+        for number, text in enumerate(listed):
+            refuse_private(text, "seeds", f"seed {number}")
+            if not isinstance(text, str) or not text.strip():
+                raise InvalidSetting(
+                    f"seed {number} is {'empty' if isinstance(text, str) else type(text).__name__}"
+                    ": it must be a text"
+                )
+            if self._ngrams is not None and (shared := self._ngrams.shared(text)):
+                raise PrivateText(
+                    f"seed {number} shares {shared} words in a row with the private set: seeds "
+                    "must be public or synthetic; take it out, or write another"
+                )
+        return listed
+
+
+def refuse_private(value: Any, where: str, name: str) -> None:
+    """Raise where a value is private, or holds something that is, however deep.
+
+    Containers, fields, attributes, and what functions have bound are looked into; tensors, models
+    of torch, and iterators that have not run are not.
+
+    Args:
+        value: anything.
+        where: what it is for.
+        name: what the caller calls it.
+
+    Raises:
+        PrivateObject: it names the type found, and where it hung.
+    """
+    seen: set[int] = set()
+    pending: list[tuple[Any, str]] = [(value, name)]
+    while pending:
+        item, path = pending.pop()
+        if isinstance(item, _PRIVATE) or _is_private_type(item):
+            kind = item if isinstance(item, type) else type(item)
+            raise PrivateObject(
+                f"{where} was given {path}, which is of the private type {kind.__name__}: after "
+                "the release only the proxies, public data and what was made of them may be used; "
+                "read public data with read_records(..., private=False)"
+            )
+        if isinstance(item, _PLAIN) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        pending += _held(item, path)
+
+
+def _is_private_type(item: Any) -> bool:
+    return isinstance(item, type) and issubclass(item, _PRIVATE)
+
+
+def _held(item: Any, path: str) -> list[tuple[Any, str]]:
+    """What a value holds, and how one gets there."""
+    import torch
+
+    if isinstance(item, (torch.Tensor, torch.nn.Module, type, types.ModuleType)):
+        return []
+    if isinstance(item, Mapping):
+        keys = [(key, f"a key of {path}") for key in item]
+        return keys + [(part, f"an item of {path}") for part in item.values()]
+    if isinstance(item, (list, tuple, set, frozenset)):
+        return [(part, f"an item of {path}") for part in item]
+    if isinstance(item, functools.partial):
+        return [(part, f"an argument of {path}") for part in (item.func, item.args, item.keywords)]
+    held = [(part, f"a variable of {path}") for part in _variables(item)]
+    if (bound := getattr(item, "__self__", None)) is not None:
+        held.append((bound, f"the object of {path}"))
+    if dataclasses.is_dataclass(item):
+        names = [field.name for field in dataclasses.fields(item)]
+        held += [(getattr(item, name, None), f"{path}.{name}") for name in names]
+    attributes = getattr(item, "__dict__", None)
+    if isinstance(attributes, dict):
+        held += [(part, f"{path}.{name}") for name, part in attributes.items()]
+    return held
+
+
+def _variables(item: Any) -> list[Any]:
+    """What a function has bound, and the variables of its module that it names."""
+    if not isinstance(item, types.FunctionType):
+        return []
+    bound = []
+    for cell in item.__closure__ or ():
+        with contextlib.suppress(ValueError):  # a variable that is not set yet
+            bound.append(cell.cell_contents)
+    named = [item.__globals__.get(name) for name in item.__code__.co_names]
+    return bound + [part for part in named if not isinstance(part, types.FunctionType)]
