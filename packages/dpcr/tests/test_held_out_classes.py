@@ -48,6 +48,12 @@ def by_hand(old, new, labels, prior, folds=5):
             left[i].append(new[out] - old[out] @ fitted)
             errors[i] += np.square(left[i][-1]).sum()
     best = int(errors.argmin())
+    if prior == "identity":
+        best = int(
+            np.flatnonzero(
+                errors <= max(errors.min(), np.sqrt(errors.min() * np.square(new - old).sum()))
+            )[-1]
+        )
     missed = np.concatenate(left[best])
     eps = RELATIVE_GRID[best] * np.square(old).sum() / D
     return eps, ridge(old, new, eps, prior), missed.T @ missed / len(missed)
@@ -68,6 +74,16 @@ def test_sums_say_what_leaving_out_the_rows_of_classes_says(prior, classes, nois
     assert gap(shift.noise, covariance) < 1e-8
     assert 0 < shift.rank <= D
     assert shift.rows == N
+
+
+def test_the_less_a_map_gains_the_closer_it_stays_to_the_identity():
+    found = []
+    for noise in (0.01, 0.3, 3.0):
+        old, new, labels = task(noise=noise)
+        shift = HeldOutClasses().update(old, new, labels).solve(prior="identity")
+        drift = np.linalg.norm(np.eye(D) - ridge(old, new, 0.0, "identity"))
+        found.append(float(np.linalg.norm(shift.matrix.numpy() - np.eye(D)) / drift))
+    assert found[0] > 0.95 > found[1] > 2 * found[2], found
 
 
 def test_the_order_of_rows_and_workers_and_names_of_classes_do_not_matter():

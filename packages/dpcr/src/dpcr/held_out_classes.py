@@ -2,10 +2,12 @@
 
 A map fitted on the new classes is applied to old ones, whose images are gone. What that costs
 cannot be seen on the rows of the fit, nor by leaving out rows, since the other rows of a class say
-where it went. So whole classes are left out: the map of the others is applied to them, and the ε
-whose maps miss the left-out classes least is taken. The covariance Σ of what is missed stays with
-the map, for the calibrated statistics lack it: ``E[x_new x_newᵀ] = PᵀE[x xᵀ]P + Σ``. This goes
-beyond the paper.
+where it went. So whole classes are left out, and the map of the others is applied to them. Old
+classes are farther off than those: with the identity as prior, of all ε that leave the error at or
+below the geometric mean of the least one and of that without any map, the largest is taken. It
+stays close to the identity where a map gains little and follows the data where it gains all. The
+covariance Σ of what is missed stays with the map, for the calibrated statistics lack it:
+``E[x_new x_newᵀ] = PᵀE[x xᵀ]P + Σ``. This goes beyond the paper.
 """
 
 from __future__ import annotations
@@ -227,19 +229,23 @@ class HeldOutClasses:
     # ------------------------------------------------------------------ inside
 
     def _left_out(self, groups: list[np.ndarray], prior: Prior) -> tuple[float, Tensor]:
-        """The relative ε of least error on left-out classes, and the covariance of that error."""
-        held, paths, energy = [], [], 0.0
+        """The relative ε that left-out classes ask for, and the covariance of their error."""
+        held, paths, energy, unmoved = [], [], 0.0, 0.0
         errors = torch.zeros(len(RELATIVE_GRID), dtype=torch.float64, device=self.device)
         for group in groups:
             fitted = ridge_path(self._moments(1.0 - group).system(prior))
             out = self._moments(group)
             errors += out.errors(fitted, prior)
             energy += float(out.new.diagonal().sum())
+            unmoved += float(out.drift(prior)[1].diagonal().sum())
             held.append(out)
             paths.append(fitted)
-        # Errors below rounding are all the same: the smallest ε of them fits best.
-        near = errors <= max(float(errors.min()), 8 * self._d * EPS * energy)
-        best = float(RELATIVE_GRID[int(torch.nonzero(near)[0])])
+        least, rounding = float(errors.min()), 8 * self._d * EPS * energy
+        if least <= rounding:  # errors below rounding are all the same: the smallest ε fits best
+            best = float(RELATIVE_GRID[int(torch.nonzero(errors <= rounding)[0])])
+        else:
+            bound = max(least, (least * unmoved) ** 0.5) if prior == "identity" else least
+            best = float(RELATIVE_GRID[int(torch.nonzero(errors <= bound)[-1])])
         covariance = torch.stack(
             [
                 out.residual(path.weight(best * path.scale), prior)
