@@ -20,7 +20,7 @@ class RecordLoss(Protocol):
     """What a trainer with a clipped gradient a record can train on."""
 
     def __call__(self, model: Any, batch: PackedBatch) -> Tensor:
-        """(b,) float32: the loss of each row."""
+        """(b,) float32 or wider: the loss of each row."""
         ...
 
     def of(self, output: Tensor, batch: PackedBatch) -> Tensor:
@@ -36,7 +36,7 @@ class CausalLMLoss:
     """
 
     def __call__(self, model: Any, batch: PackedBatch) -> Tensor:
-        """(b,) float32.
+        """(b,) float32 or wider.
 
         Args:
             model: gives an output with `logits` (b, t, v).
@@ -46,7 +46,7 @@ class CausalLMLoss:
         return self.of(output.logits, batch)
 
     def of(self, output: Tensor, batch: PackedBatch) -> Tensor:
-        """(b,) float32, from logits (b, t, v)."""
+        """(b,) float32 or wider, from logits (b, t, v)."""
         rows, s = scored_rows(batch.labels), batch.last.shape[1]
         row, position = rows.nonzero(as_tuple=True)
         owner = row * s + batch.block[row, position]
@@ -65,7 +65,7 @@ class PairwiseRewardLoss:
     """
 
     def __call__(self, model: Any, batch: PackedBatch) -> Tensor:
-        """(b,) float32.
+        """(b,) float32 or wider.
 
         Args:
             model: gives rewards (b, t), such as :class:`rewardds.reward_model.RewardModel`.
@@ -74,7 +74,7 @@ class PairwiseRewardLoss:
         return self.of(model(**batch.inputs(activation_dtype(model))), batch)
 
     def of(self, output: Tensor, batch: PackedBatch) -> Tensor:
-        """(b,) float32, from rewards (b, t)."""
+        """(b,) float32 or wider, from rewards (b, t)."""
         rewards = precise(output).gather(1, batch.last)
         row, chosen, rejected = batch.pairs.unbind(1)
         losses = -logsigmoid(rewards[row, chosen] - rewards[row, rejected])

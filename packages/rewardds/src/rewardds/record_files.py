@@ -7,6 +7,7 @@ size is a part of the guarantee. Messages say the line, never what it holds.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -82,7 +83,7 @@ def _array(text: str, name: str) -> Rows:
 
 
 def _table(text: str, name: str) -> Rows:
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
             where = f"{name}, line {reader.line_num}"
@@ -90,7 +91,10 @@ def _table(text: str, name: str) -> Rows:
                 raise InvalidRecords(f"{where} has another number of cells than the first line")
             yield where, row
     except csv.Error:
-        raise InvalidRecords(f"{name}, line {reader.line_num}: not CSV") from None
+        raise InvalidRecords(
+            f"{name}, after line {reader.line_num}: not CSV, or a cell of more than "
+            f"{csv.field_size_limit()} characters; use JSON lines"
+        ) from None
 
 
 def _objects(values: Iterable[Any], name: str, noun: str) -> Rows:

@@ -41,7 +41,7 @@ class RewardModel(nn.Module):
                     weight.requires_grad_(False)
         width = causal.config.get_text_config().hidden_size
         device = next(lm.parameters()).device
-        self.head = nn.Linear(width, 1, bias=False, device=device)
+        self.head: nn.Linear = nn.utils.skip_init(nn.Linear, width, 1, bias=False, device=device)
         start = torch.randn(1, width, generator=rng("reward head", seed)) / width**0.5
         with torch.no_grad():
             self.head.weight.copy_(start)
