@@ -78,8 +78,6 @@ def _window(
     releases: Sequence[AnyRelease], delta: float, direction: Direction, group: int
 ) -> _Window:
     """A window that cuts off less than matters."""
-    from scipy.fft import next_fast_len
-
     steps = sum(each.steps for each in releases)
     tail = CUT * delta / steps
     moments = _log_moments(releases, direction, tail, group)
@@ -97,7 +95,7 @@ def _window(
     size = math.sqrt(8 * COARSENESS * max(bound, 1e-6) / (steps * (tilt + 1)))
     size = max(size, (high - low) / MOST_POINTS)
     first = math.floor(low / size)
-    points = next_fast_len(math.ceil(high / size) - first + 2, real=True)
+    points = 1 << (math.ceil(high / size) - first + 1).bit_length()
     return _Window(bound, size, first, points, tilt, float(orders[int(np.argmin(ends))]), tail)
 
 
@@ -109,8 +107,6 @@ def _read(
     window: _Window,
 ) -> float:
     """ε from the sum on the window, where it may have wrapped around."""
-    from scipy.fft import irfft, rfft
-
     size, points, tilt = window.size, window.points, window.tilt
     transform = np.ones(points // 2 + 1, dtype=np.complex128)
     infinite, moment, far_moment = 0.0, 0.0, 0.0
@@ -122,7 +118,7 @@ def _read(
         weights = masses + tilt * size * places
         total = float(log_sum(weights))
         folded = np.bincount(places % points, np.exp(weights - total), minlength=points)
-        transform *= rfft(folded) ** release.steps
+        transform *= np.fft.rfft(folded) ** release.steps
         infinite += release.steps * step.infinite
         moment += release.steps * total
         far_moment += release.steps * float(log_sum(masses + window.far * size * places))
@@ -132,7 +128,7 @@ def _read(
     if left <= 0:
         return math.inf
     sums = window.first + np.arange(points)
-    weighted = np.maximum(irfft(transform, points)[sums % points], 0.0)
+    weighted = np.maximum(np.fft.irfft(transform, points)[sums % points], 0.0)
     return _epsilon_at(left, sums * size, weighted, moment, tilt)
 
 
@@ -140,14 +136,13 @@ def _epsilon_at(
     delta: float, losses: Numbers, weighted: Numbers, moment: float, tilt: float
 ) -> float:
     """The ε at which Σ mass·(1 − e^(ε−L))₊ is δ, on losses (m,) with mass·e^(tilt·L − moment)."""
-    from scipy.signal import lfilter
-
     start = np.searchsorted(losses, (moment - LARGEST_WEIGHT) / tilt)
     losses, weighted = losses[start:], weighted[start:]
-    masses = weighted * np.exp(moment - tilt * losses)
-    over = np.cumsum(masses[::-1])[::-1]
+    with np.errstate(divide="ignore"):
+        masses = (np.log(weighted) + moment - tilt * losses)[::-1]
+    over = np.cumsum(np.exp(masses))[::-1]
     # The masses at and above each loss, divided by e^(their loss − this one).
-    shrunk = lfilter([1.0], [1.0, -math.exp(losses[0] - losses[1])], masses[::-1])[::-1]
+    shrunk = np.exp(np.logaddexp.accumulate(masses - losses[::-1])[::-1] + losses)
     above = np.flatnonzero(over - shrunk > delta)
     if not above.size:
         return max(float(losses[0]), 0.0)
