@@ -164,8 +164,8 @@ def finetune(
             examples.append(example)
     if not examples:
         raise InvalidRows(
-            f"none of {len(rows)} rows can be learnt from by {tuning.method}: {too_long} exceed the "
-            f"model's context, {unpaired} have no second answer"
+            f"none of {len(rows)} rows can be learnt from by {tuning.method}: {too_long} exceed "
+            f"the model's context, {unpaired} have no second answer"
         )
     with _randomness(tuning.seed), tempfile.TemporaryDirectory() as folder:
         if paired:
