@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,8 @@ def write_bundle(
 
     Args:
         folder: that is not there yet, or empty.
-        generator: a PEFT model, of which the adapter is written, or a whole causal language model.
+        generator: a PEFT model, of which the adapter is written, a whole causal language model, or
+            the folder that :func:`save_proxy` wrote one to.
         reward: the reward proxy.
         privacy: for `privacy.json`, finite JSON values.
         config: for `config.json`; "base", "prompts" and "max_length" at least.
@@ -117,7 +119,10 @@ def write_bundle(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         part = Path(temporary) / "bundle"
         part.mkdir()
-        save_proxy(generator, part / GENERATOR, config["base"])
+        if isinstance(generator, Path):
+            shutil.copytree(generator, part / GENERATOR)
+        else:
+            save_proxy(generator, part / GENERATOR, config["base"])
         save_proxy(reward.lm, part / REWARD, config["base"])
         save_file({"weight": reward.head.weight.detach().cpu().contiguous()}, part / REWARD / HEAD)
         _write_json(part / PRIVACY, privacy)

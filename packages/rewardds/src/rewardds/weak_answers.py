@@ -76,11 +76,9 @@ class WeakAnswers:
     """Makes weak answers, chunk by chunk; what is on disk is not made again.
 
     Args:
-        generator: a causal language model with the generator's adapter.
-        tokenizer: its tokenizer.
+        tokenizer: of the models.
         prompts: as the generator was trained with.
         examples: public records, for "fewshot" and "offtopic".
-        sft: a model fine-tuned without noise, for "sft".
         max_new_tokens: of an answer.
         batch_size: prompts at a time.
         folder: where chunks are kept, for the client's eyes alone; None for nowhere.
@@ -91,29 +89,39 @@ class WeakAnswers:
 
     def __init__(
         self,
-        generator: Any,
         tokenizer: Any,
         prompts: Prompts,
         *,
         examples: PublicRecords | None = None,
-        sft: Any = None,
         max_new_tokens: int = 128,
         batch_size: int = 16,
         folder: Path | None = None,
     ):
-        self.generator, self.tokenizer, self.prompts = generator, tokenizer, prompts
+        self.tokenizer, self.prompts = tokenizer, prompts
         self.examples = [record for record in examples or () if record.response]
-        self.sft, self.max_new_tokens, self.batch_size = sft, max_new_tokens, batch_size
-        self.folder = folder
+        self.max_new_tokens, self.batch_size, self.folder = max_new_tokens, batch_size, folder
         self.cut = 0
 
-    def of(self, records: Sequence[Record], source: str) -> list[str]:
-        """One answer a record, in their order, greedy where a model writes it.
+    def of(self, records: Sequence[Record], source: str, model: Any = None) -> dict[str, str]:
+        """One answer a record, greedy where a model writes it, by the record's id.
+
+        Args:
+            records: at least one.
+            source: of :data:`SOURCES`.
+            model: that writes: the base for "init" and "fewshot", the generator for "dp" and
+                "dp_early", the fine-tune for "sft"; the others need none.
 
         Raises:
             CorruptState: a chunk on disk that is none.
-            InvalidSetting, NotFinite, OverBudget: as :func:`lipogram.llm.generate`.
+            InvalidSetting: a source without its model; and with NotFinite and OverBudget as
+                :func:`lipogram.llm.generate`.
         """
+        texts = self._texts(records, source, model)
+        return {record.id: text for record, text in zip(records, texts, strict=True)}
+
+    def _texts(self, records: Sequence[Record], source: str, model: Any) -> list[str]:
+        if source in _WRITTEN and model is None:
+            raise InvalidSetting(f"the weak source {source!r} needs the model that writes it")
         if source not in _WRITTEN:
             make = corrupted if source == "corrupt" else self._offtopic
             return [make(record) for record in records]
@@ -124,17 +132,15 @@ class WeakAnswers:
             if path and path.exists():
                 found += _read(path, len(chunk))
                 continue
-            answers = self._written(chunk, source)
+            answers = self._written(chunk, source, model)
             if path:
                 _write(path, answers)
             found += answers
         return found
 
-    def _written(self, records: Sequence[Record], source: str) -> list[str]:
-        model = self.sft if source == "sft" else self.generator
-        asked = [self._prompt(record, source) for record in records]
-        strength = {"init": 0.0, "fewshot": 0.0, "dp_early": 0.5}.get(source, 1.0)
-        with adapter_at(model, strength):
+    def _written(self, records: Sequence[Record], source: str, model: Any) -> list[str]:
+        asked = [self._prompt(record, source, context_length(model)) for record in records]
+        with adapter_at(model, 0.5 if source == "dp_early" else 1.0):
             answers = generate(
                 model,
                 self.tokenizer,
@@ -144,7 +150,7 @@ class WeakAnswers:
             )
         return [answer.text.strip() for answer in answers]
 
-    def _prompt(self, record: Record, source: str) -> list[int]:
+    def _prompt(self, record: Record, source: str, longest: int | None) -> list[int]:
         shown = []
         if source == "fewshot":
             start = record_number(record, "examples")
@@ -158,7 +164,6 @@ class WeakAnswers:
         ids: list[int] = self.tokenizer(
             prompt_text(self.tokenizer, turns), add_special_tokens=False, verbose=False
         )["input_ids"]
-        longest = context_length(self.generator)
         room = len(ids) if longest is None else longest - self.max_new_tokens
         if room < 1:
             raise InvalidSetting(
@@ -214,8 +219,8 @@ def adapter_at(model: Any, strength: float) -> Iterator[None]:
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     if not layers and strength != 1:
         raise InvalidSetting(
-            "the generator has no adapter, so its base cannot be asked: leave out the weak sources "
-            "init, fewshot and dp_early, or train an adapter"
+            "the generator has no adapter that could be at half strength: leave out the weak "
+            "source 'dp_early', or train an adapter"
         )
     before = [dict(layer.scaling) for layer in layers]
     try:

@@ -1,0 +1,76 @@
+"""How the two proxies are trained, besides what the privacy plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lipogram.analytic.settings import positive, whole
+from lipogram.errors import InvalidSetting
+from lipogram.settings import settings_of
+from rewardds.generation_proxy import TASKS
+from rewardds.privacy_units import UnitKind
+from rewardds.prompts import Prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientSettings:
+    """Settings of a :class:`rewardds.client.RewardDSClient`.
+
+    Attributes:
+        clip: C, largest L2 norm of a unit's gradient.
+        physical_batch: rows that are run at once; the result does not hang on it.
+        lr: AdamW's learning rate.
+        tune: "lora" for adapters on the blocks' linear layers, "full" for all weights but the
+            embeddings, with ghost clipping.
+        tasks: of "answer" and "question", what the generator learns.
+        weak_sources: see :data:`rewardds.weak_answers.SOURCES`.
+        allow_nonprivate_weak_source: let "sft" be among them; the report says ε = ∞ then.
+        unit: what is protected, a "record" or a "group" of them.
+        per_group: records of a group that are used at most.
+        prompts: what the proxies are asked.
+        max_length: of a training sequence, in tokens.
+        max_new_tokens: of a weak answer.
+        answer_batch: prompts at a time when weak answers are written; see
+            :mod:`rewardds.weak_answers` for what 1 is good for.
+        seed: of the initial weights of adapters and head. It is public: masks and noise come from
+            the system's secure source.
+
+    Raises:
+        InvalidSetting: a setting outside its range.
+    """
+
+    clip: float = 0.5
+    physical_batch: int = 8
+    lr: float = 1e-3
+    tune: Literal["lora", "full"] = "lora"
+    tasks: Sequence[str] = TASKS
+    weak_sources: Sequence[str] = ("init", "dp", "corrupt")
+    allow_nonprivate_weak_source: bool = False
+    unit: UnitKind = "record"
+    per_group: int = 4
+    prompts: Prompts = field(default_factory=Prompts)
+    max_length: int = 512
+    max_new_tokens: int = 128
+    answer_batch: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive("clip", self.clip)
+        positive("lr", self.lr)
+        for name in ("physical_batch", "per_group", "max_length", "max_new_tokens", "answer_batch"):
+            whole(name, getattr(self, name))
+        if self.tune not in ("lora", "full"):
+            raise InvalidSetting(f"tune is {self.tune!r}: it must be 'lora' or 'full'")
+        if self.unit not in ("record", "group"):
+            raise InvalidSetting(f"the unit is {self.unit!r}: it must be 'record' or 'group'")
+        if self.tune == "full" and "dp_early" in self.weak_sources:
+            raise InvalidSetting(
+                "the weak source 'dp_early' is the generator with its adapter at half strength: "
+                "with tune='full' there is none"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """All settings, as JSON holds them."""
+        return settings_of(self)
