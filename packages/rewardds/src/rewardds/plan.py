@@ -36,7 +36,7 @@ class RunPlan:
         positive("epochs", self.epochs)
 
     def sample_rate(self, n: int) -> float:
-        """p = batch/n."""
+        """The chance of a record to be in a batch, batch/n."""
         return self.batch / n
 
     def steps(self, n: int) -> int:
@@ -145,7 +145,7 @@ class PrivacyPlan:
 
 
 def default_delta(n: int) -> float:
-    """The lesser of 10⁻⁵ and n^−1.1: below the chance that hides a release of one record in n."""
+    """The lesser of 10⁻⁵ and n^−1.1, which lies below 1/n for every n."""
     return min(LARGEST_DELTA, n**-1.1) if n > 1 else LARGEST_DELTA
 
 
