@@ -19,9 +19,10 @@ from lipogram.errors import InvalidSetting, NotFinite
 from lipogram.llm.loaded import LoadedModel
 from lipogram.llm.objectives import IGNORED
 from lipogram.llm.text import context_length, pad_id
-from lipogram.llm.tuning import lora_config, prepare_lora, training_args
+from lipogram.llm.tuning import lora_config, training_args
 from rewardds.errors import InvalidRows
 from rewardds.prompts import Prompts, sequence
+from rewardds.proxy_models import trainable
 from rewardds.rows import Sequence as Tokens
 from rewardds.synthetic import SyntheticRow
 
@@ -119,12 +120,11 @@ def prepare_for_tuning(
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("lora_" in name or "modules_to_save" in name)
     elif rank is None:
-        model.requires_grad_(True)
-        model.get_input_embeddings().requires_grad_(False)
+        model = trainable(model, "full", None, seed)
     else:
-        with _randomness(seed):
-            config = lora_config(model, r=rank, alpha=2 * rank)
-            model = prepare_lora(model, config, checkpointing=checkpointing)
+        model = trainable(model, "lora", lora_config(model, r=rank, alpha=2 * rank), seed)
+    if checkpointing and rank is not None:
+        model.enable_input_require_grads()
     return LoadedModel(model, loaded.tokenizer, loaded.info)
 
 
