@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lipogram.analytic.settings import whole
 from lipogram.errors import CorruptState, MissingAsset
 from rewardds.records import PrivateRecords
-from rewardds.word_grams import text_words, word_grams
+from rewardds.words import words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,14 +101,14 @@ class PrivateGrams:
 
     def __init__(self, private: PrivateRecords, *, n: int = WORDS, public: Iterable[str] = ()):
         self.n = whole("n", n, least=2)
-        known = {gram for text in public for gram in word_grams(text_words(text), n)}
+        known = {gram for text in public for gram in _grams(words(text), n)}
         self._owner: dict[str, str] = {}
         self.short = 0
         for record in private:
             for text in (record.instruction, record.response):
-                words = text_words(text)
-                self.short += 0 < len(words) < n
-                for gram in word_grams(words, n):
+                folded = words(text)
+                self.short += 0 < len(folded) < n
+                for gram in _grams(folded, n):
                     if gram not in known:
                         self._owner.setdefault(gram, record.id)
 
@@ -123,7 +123,7 @@ class PrivateGrams:
         """
         read, looked_up, hits = 0, 0, []
         for place, text in texts:
-            grams = list(word_grams(text_words(text), self.n))
+            grams = _grams(words(text), self.n)
             found = Counter(self._owner[gram] for gram in grams if gram in self._owner)
             read, looked_up = read + 1, looked_up + len(grams)
             if found:
@@ -170,6 +170,10 @@ def folder_texts(folder: Path, n: int, tokenizer: Any = None) -> Iterator[Placed
                     yield from _json_texts(_parsed(piece, path), place, n, tokenizer)
         else:
             yield name, path.read_bytes().decode("utf-8", errors="replace")
+
+
+def _grams(folded: list[str], n: int) -> list[str]:
+    return [" ".join(folded[start : start + n]) for start in range(len(folded) - n + 1)]
 
 
 def _parsed(content: bytes, path: Path) -> Any:
