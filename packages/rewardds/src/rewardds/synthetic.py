@@ -103,10 +103,12 @@ class SyntheticRow:
         for name in ("id", "question", "parent"):
             if not isinstance(getattr(self, name), str):
                 return f"{name} is a {type(getattr(self, name)).__name__}, it must be text"
+            if not _is_text(getattr(self, name)):
+                return f"{name} holds half of a surrogate pair: no file can hold it"
         if not self.id:
             return "the id is empty"
         if not isinstance(self.candidates, tuple) or not all(
-            isinstance(text, str) for text in self.candidates
+            _is_text(text) for text in self.candidates
         ):
             return "candidates must be a tuple of texts"
         c = len(self.candidates)
@@ -266,6 +268,17 @@ def _provenance(row: SyntheticRow) -> dict[str, Any]:
         "reward": row.reward if row.rewards else None,
         "perplexity": row.perplexity if row.perplexities else None,
     }
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a text that UTF-8 can hold."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_number(value: object) -> bool:

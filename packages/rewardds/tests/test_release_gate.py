@@ -1,0 +1,249 @@
+"""After the release nothing private comes in: not by its type, nor as the text of a seed."""
+
+import dataclasses
+import functools
+import itertools
+import random
+import stat
+
+import numpy as np
+import pytest
+
+from lipogram.errors import CorruptState, InvalidSetting, MissingAsset
+from rewardds.errors import PrivateObject, PrivateText
+from rewardds.privacy_units import privacy_units
+from rewardds.private_ngrams import PrivateNgrams
+from rewardds.prompts import Prompts
+from rewardds.records import PrivateRecord, PrivateRecords, PublicRecords, Record
+from rewardds.sampling import Sampler, SamplingSettings
+from rewardds.synthetic import SyntheticRow
+from rewardds.taint import ReleaseGate
+
+KEY = b"0123456789abcdef"
+LONG = "the grey heron stands beside the old mill pond and waits for small fish at dawn"
+SHORT = "seven lazy otters sleep"
+TINY = "quiet otter"
+PRIVATE = PrivateRecords([Record("r1", LONG, SHORT), Record("r2", TINY, "yes")], KEY)
+PUBLIC = PublicRecords([Record("p1", "What is a pond?", "Still water.")])
+NGRAMS = PrivateNgrams.of(PRIVATE, KEY)
+
+
+@dataclasses.dataclass
+class Holder:
+    value: object
+
+
+class Slotless:
+    def __init__(self, value):
+        self.hidden = value
+
+    def method(self):
+        return self.hidden
+
+
+def closure(value):
+    return lambda: value
+
+
+def deep(value):
+    for _ in range(2000):
+        value = [value]
+    return value
+
+
+HIDDEN = {
+    "itself": lambda v: v,
+    "a list": lambda v: [1, v],
+    "a dict": lambda v: {"a": {"b": v}},
+    "a key": lambda v: {("a", v): 1},
+    "a tuple": lambda v: ("x", (v,)),
+    "a field": Holder,
+    "an attribute": Slotless,
+    "a bound method": lambda v: Slotless(v).method,
+    "a closure": closure,
+    "an argument": lambda v: functools.partial(print, v),
+    "a keyword": lambda v: functools.partial(print, end=v),
+    "two thousand lists": deep,
+}
+
+
+@pytest.mark.parametrize("hide", HIDDEN.values(), ids=HIDDEN)
+@pytest.mark.parametrize(
+    "private",
+    [PRIVATE, PRIVATE[0], PRIVATE[:1], PrivateRecords, NGRAMS],
+    ids=["records", "record", "slice", "type", "n-grams"],
+)
+def test_private_objects_are_found_wherever_they_hang(hide, private):
+    gate = ReleaseGate()
+    value = hide(private) if hide is not HIDDEN["a key"] or private is not PRIVATE else [private]
+    with pytest.raises(PrivateObject, match=r"filtering was given .*rows.* private type Private"):
+        gate.admit("filtering", settings={"a": 1}, rows=value)
+
+
+def test_what_is_made_of_private_records_is_private_too():
+    for made in (privacy_units(PRIVATE), privacy_units(PRIVATE).units, iter_of_records()):
+        with pytest.raises(PrivateObject):
+            ReleaseGate().admit("refining", rows=made)
+
+
+def iter_of_records():
+    return [dataclasses.replace(record, id=f"n{i}") for i, record in enumerate(PRIVATE)]
+
+
+def test_a_function_that_names_the_private_set_is_private():
+    with pytest.raises(PrivateObject, match="a variable of"):
+        ReleaseGate().admit("filtering", keep=lambda row: row in PRIVATE)
+
+
+def test_public_things_pass():
+    cyclic: list[object] = [PUBLIC, SyntheticRow("q", "Q", ("a",)), np.zeros(3), None, 1.5, "text"]
+    cyclic.append(cyclic)
+    gate = ReleaseGate(NGRAMS)
+    gate.admit(
+        "sampling", rows=cyclic, how=SamplingSettings(), prompts=Prompts(), f=closure(PUBLIC)
+    )
+    assert gate.seeds(PUBLIC.texts()) == ("What is a pond?", "Still water.")
+
+
+def test_a_message_never_tells_a_text():
+    for refused in ({"a": PRIVATE}, [PRIVATE[1]], SHORT):
+        with pytest.raises((PrivateObject, PrivateText)) as told:
+            ReleaseGate(NGRAMS).seeds(refused if not isinstance(refused, str) else [refused])
+        said = str(told.value).lower()
+        assert not any(word in said for word in ("heron", "otter", "lazy"))
+
+
+class Never:
+    """A backend that must not be reached."""
+
+    def generate(self, prompts, n=1, drawing=None):
+        raise AssertionError("something was drawn")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "error"),
+    [
+        (PRIVATE, PrivateObject),
+        ([PRIVATE[0]], PrivateObject),
+        (PRIVATE.texts, PrivateObject),
+        (PRIVATE.texts(), PrivateText),
+        (["Are ponds deep?", f"So: {SHORT.upper()}!"], PrivateText),
+    ],
+)
+def test_sampling_draws_nothing_for_private_seeds(tmp_path, seeds, error):
+    folder = tmp_path / "shards"
+    with pytest.raises(error):
+        Sampler(Never(), Prompts(), seeds=seeds, gate=ReleaseGate(NGRAMS), folder=folder)
+    assert not folder.exists()
+
+
+def test_a_gate_without_ngrams_still_knows_the_type():
+    gate = ReleaseGate()
+    assert gate.seeds([LONG]) == (LONG,)  # a server cannot know
+    with pytest.raises(PrivateObject):
+        gate.seeds([PRIVATE[0]])
+
+
+@pytest.mark.parametrize("seeds", ["one text", ["ok then", ""], ["ok then", 3], ["ok then", None]])
+def test_seeds_are_texts(seeds):
+    with pytest.raises(InvalidSetting):
+        ReleaseGate().seeds(seeds)
+
+
+@pytest.mark.parametrize(
+    ("text", "shared"),
+    [
+        (LONG, 8),
+        (LONG.upper().replace(" ", " - "), 8),
+        (f"Tell me: {LONG[:60]}", 8),
+        ("the grey heron stands beside the old mill", 8),
+        ("the grey heron stands beside the old", 7),  # a part, with nothing else
+        ("grey heron stands beside", 4),
+        ("grey heron stands", 0),
+        ("once the grey heron stands beside the old water wheel", 0),  # 7 words among others
+        ("see how seven lazy otters sleep all day", 4),  # a whole private text
+        ("seven lazy otters", 0),
+        (TINY, 2),
+        ("Quiet, otter!", 2),
+        ("one quiet otter", 0),  # as a part, so few words say nothing
+        ("yes", 1),
+        ("yes it is", 0),
+        ("", 0),
+        ("the gray heron stands beside the very old mill pond", 0),
+        ("se\u200bven lazy otters sle\u00adep", 4),
+    ],
+)
+def test_shared_words(text, shared):
+    assert NGRAMS.shared(text) == shared
+
+
+def test_shared_words_are_those_of_a_scan_of_plain_texts():
+    draw = random.Random(3)
+    texts = [" ".join(draw.choices("abcd", k=draw.randint(0, 14))) for _ in range(40)]
+    texts = list(dict.fromkeys(texts))
+    ngrams = PrivateNgrams.of(
+        PrivateRecords(
+            [Record(str(i), t, "") for i, t in enumerate(texts)],
+            KEY,
+        ),
+        KEY,
+    )
+    private = [text.split() for text in texts]
+
+    def runs(of, k):
+        return {tuple(of[i : i + k]) for i in range(len(of) - k + 1)}
+
+    met = []
+    for _ in range(400):
+        asked = draw.choices("abcd", k=draw.randint(0, 12))
+        n = len(asked)
+        expected = 0
+        if n < 4:
+            expected = n if n and asked in private else 0
+        elif n < 8 and any(tuple(asked) in runs(of, n) for of in private):
+            expected = n
+        elif any(runs(asked, 8) & runs(of, 8) for of in private):
+            expected = 8
+        else:
+            wholes = [
+                len(of) for of in private if 4 <= len(of) < 8 and tuple(of) in runs(asked, len(of))
+            ]
+            expected = max(wholes, default=0)
+        assert ngrams.shared(" ".join(asked)) == expected
+        met.append(expected)
+    assert {0, 4, 5, 8} <= set(met)
+
+
+def test_ngrams_are_kept_by_the_client_and_say_nothing_without_the_key(tmp_path):
+    path = tmp_path / "ngrams.safetensors"
+    NGRAMS.save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    held = path.read_bytes()
+    assert KEY not in held
+    assert b"otter" not in held
+    again = PrivateNgrams.load(path, KEY)
+    asked = [LONG, SHORT, TINY, "a pond"]
+    assert [again.shared(text) for text in asked] == [NGRAMS.shared(text) for text in asked]
+    other = PrivateNgrams.of(PRIVATE, KEY[::-1])
+    assert not set(other._runs.tolist()) & set(NGRAMS._runs.tolist())
+    with pytest.raises(CorruptState, match="another key"):
+        PrivateNgrams.load(path, KEY[::-1])
+    for cut, content in itertools.product((10, len(held) - 3), (held,)):
+        path.write_bytes(content[:cut])
+        with pytest.raises(CorruptState, match="n-grams"):
+            PrivateNgrams.load(path, KEY)
+    with pytest.raises(MissingAsset):
+        PrivateNgrams.load(tmp_path / "absent", KEY)
+
+
+def test_ngrams_are_of_a_private_set_and_a_key():
+    with pytest.raises(InvalidSetting, match="PublicRecords"):
+        PrivateNgrams.of(PUBLIC, KEY)
+    for key in (b"short", "0123456789abcdef", b"x" * 65):
+        with pytest.raises(InvalidSetting, match="16 to 64"):
+            PrivateNgrams.of(PRIVATE, key)
+
+
+def test_a_public_copy_of_a_private_record_keeps_its_type():
+    copied = dataclasses.replace(PRIVATE[0], instruction="other")
+    assert isinstance(copied, PrivateRecord)
