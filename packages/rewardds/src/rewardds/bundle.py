@@ -22,6 +22,7 @@ from lipogram.errors import CorruptState, FolderInUse, InvalidSetting
 from lipogram.files import move_folder
 from lipogram.llm.loaded import LoadedModel
 from lipogram.llm.loading import load_model
+from lipogram.llm.quiet import quiet
 from rewardds.prompts import Prompts
 from rewardds.reward_model import RewardModel
 
@@ -173,7 +174,8 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 def save_proxy(model: Any, folder: Path, base: str) -> None:
     """Write what was trained of a model: its adapter, or all of it where it has none."""
-    model.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     if path.exists():  # PEFT writes the path of this machine

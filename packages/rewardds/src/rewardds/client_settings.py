@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lipogram.analytic.settings import positive, whole
+from lipogram.analytic.settings import one_of, positive, whole
 from lipogram.errors import InvalidSetting
 from lipogram.settings import settings_of
 from rewardds.generation_proxy import TASKS
+from rewardds.privacy_statement import POLICIES, Policy
 from rewardds.privacy_units import UnitKind
 from rewardds.prompts import Prompts
 
@@ -28,6 +29,8 @@ class ClientSettings:
         weak_sources: see :data:`rewardds.weak_answers.SOURCES`.
         allow_nonprivate_weak_source: let "sft" be among them; the report says ε = ∞ then.
         unit: what is protected, a "record" or a "group" of them.
+        n_policy: "public": the number of units is no secret, and the plan's n is it. With "public
+            bound" the plan's n is a bound above it that gives nothing away.
         per_group: records of a group that are used at most.
         prompts: what the proxies are asked.
         max_length: of a training sequence, in tokens.
@@ -49,6 +52,7 @@ class ClientSettings:
     weak_sources: Sequence[str] = ("init", "dp", "corrupt")
     allow_nonprivate_weak_source: bool = False
     unit: UnitKind = "record"
+    n_policy: Policy = "public"
     per_group: int = 4
     prompts: Prompts = field(default_factory=Prompts)
     max_length: int = 512
@@ -61,10 +65,9 @@ class ClientSettings:
         positive("lr", self.lr)
         for name in ("physical_batch", "per_group", "max_length", "max_new_tokens", "answer_batch"):
             whole(name, getattr(self, name))
-        if self.tune not in ("lora", "full"):
-            raise InvalidSetting(f"tune is {self.tune!r}: it must be 'lora' or 'full'")
-        if self.unit not in ("record", "group"):
-            raise InvalidSetting(f"the unit is {self.unit!r}: it must be 'record' or 'group'")
+        one_of("tune", self.tune, ("lora", "full"))
+        one_of("unit", self.unit, ("record", "group"))
+        one_of("n_policy", self.n_policy, POLICIES)
         if self.tune == "full" and "dp_early" in self.weak_sources:
             raise InvalidSetting(
                 "the weak source 'dp_early' is the generator with its adapter at half strength: "

@@ -117,6 +117,11 @@ class PrivateRecords(_Records):
         self._key = key
         self._warn_of_repeats()
 
+    @property
+    def key(self) -> bytes:
+        """The secret that keys the fingerprint."""
+        return self._key
+
     @cached_property
     def fingerprint(self) -> str:
         """HMAC-SHA-256 in hex of the texts and groups, in any order; ids do not count.
