@@ -29,6 +29,7 @@ from rewardds.privacy_loss import (
 __all__ = ["BoundedRelease", "Release", "calibrate", "epsilon", "renyi", "renyi_epsilon"]
 
 ORDERS = 1 + np.geomspace(0.02, 256, 80)
+FARTHEST = 50.0  # standard deviations, as an order of moments
 SLACK = 1e-2  # by which Rényi moments may fall below: conversion and grid, no more
 LEAST_SIGMA, LARGEST_SIGMA = 1e-2, 1e5
 CLOSE = 1e-3  # of ε, what calibration may leave unused
@@ -88,7 +89,9 @@ def renyi_epsilon(releases: Sequence[AnyRelease], delta: float, *, group: int = 
     left = delta - _own_delta(kept, group)
     if left <= 0 or _without_noise(kept):
         return math.inf
-    orders = ORDERS[ORDERS - 1 <= ORDERS.max() / group]
+    # Of Gaussian noise the best order is near σ·√(2 ln(1/δ)); far above, a bound is only looser.
+    least = min([each.sigma for each in kept if isinstance(each, Release)], default=math.inf)
+    orders = ORDERS[ORDERS - 1 <= max(FARTHEST * least, 1.0) / group]
     return convert(renyi(kept, orders, group=group), orders, left) if kept else 0.0
 
 

@@ -25,10 +25,11 @@ from rewardds.privacy_loss import (
 
 ORDERS = np.concatenate([np.linspace(-1.0, -0.05, 20), np.geomspace(1e-3, 3e4, 160)])
 LARGEST_EPSILON = 1e4  # beyond, an ε is no bound
-COARSENESS = 2e-4  # of ε, what the grid may add to it
+COARSENESS = 5e-5  # of ε, what the grid may add to it
 CUT = 1e-6  # of δ, what each cut may cost
 WRAPPED = 1e-9  # of the weighted mass, what may wrap around from each side
 MOST_POINTS = 1 << 22
+GAP = 20.0  # over λ: ε is not farther below what the moments say
 LARGEST_WEIGHT = 30.0  # e to it; ε lies where masses are weighted back by less than 1
 ROUNDING = 1e-6  # of δ, what rounding in the transforms may have taken
 
@@ -84,14 +85,14 @@ def _window(
     orders, above = ORDERS[ORDERS > 0], moments[ORDERS > 0]
     bounds = (above - math.log(delta * (1 - CUT))) / orders
     # Where the loss has a largest value, ever higher orders gain ever less.
-    best = int(np.flatnonzero(bounds[:-1] <= 1.001 * bounds[:-1].min())[0])
+    best = int(np.flatnonzero(bounds[:-1] <= 1.01 * bounds[:-1].min())[0])
     tilt = float(orders[best])
     ends = (above - math.log(CUT * delta)) / orders
     away = ORDERS != tilt
     weighted = (moments[away] - above[best] - math.log(WRAPPED)) / (ORDERS[away] - tilt)
-    low = float(weighted[ORDERS[away] < tilt].max())
-    high = max(float(weighted[ORDERS[away] > tilt].min()), float(ends.min()))
     bound = float(bounds.min())
+    low = min(float(weighted[ORDERS[away] < tilt].max()), bound - GAP / tilt)
+    high = max(float(weighted[ORDERS[away] > tilt].min()), float(ends.min()))
     size = math.sqrt(8 * COARSENESS * max(bound, 1e-6) / (steps * (tilt + 1)))
     size = max(size, (high - low) / MOST_POINTS)
     first = math.floor(low / size)
@@ -128,8 +129,8 @@ def _read(
     if left <= 0:
         return math.inf
     sums = window.first + np.arange(points)
-    weighted = np.maximum(np.fft.irfft(transform, points)[sums % points], 0.0)
-    return _epsilon_at(left, sums * size, weighted, moment, tilt)
+    weighted: Numbers = np.maximum(np.fft.irfft(transform, points)[sums % points], 0.0)
+    return _epsilon_at(left, size * sums.astype(np.float64), weighted, moment, tilt)
 
 
 def _epsilon_at(
@@ -165,5 +166,5 @@ def _log_moments(
 
 def log_sum(terms: Numbers) -> Numbers:
     """The logarithm of Σ exp over the last axis."""
-    largest = terms.max(axis=-1)
+    largest: Numbers = terms.max(axis=-1)
     return largest + np.log(np.exp(terms - largest[..., None]).sum(axis=-1))
