@@ -6,6 +6,7 @@ import math
 import random
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -167,14 +168,13 @@ def finetune(
             f"none of {len(rows)} rows can be learnt from by {tuning.method}: {too_long} exceed "
             f"the model's context, {unpaired} have no second answer"
         )
-    with _randomness(tuning.seed), tempfile.TemporaryDirectory() as folder:
+    with _contained(loaded.model, tuning.seed), tempfile.TemporaryDirectory() as folder:
         if paired:
             from rewardds.preference_tuning import preference_tune
 
             steps, losses = preference_tune(loaded, examples, tuning, folder)
         else:
             steps, losses = _supervised(loaded, [one for (one,) in examples], tuning, folder)
-    loaded.model.eval()
     for loss in losses:
         if not math.isfinite(loss):
             raise NotFinite(
@@ -229,6 +229,7 @@ def trainer_settings(tuning: Tuning, folder: str) -> dict[str, Any]:
         "remove_unused_columns": False,
         "save_strategy": "no",
         "logging_strategy": "epoch",
+        "logging_nan_inf_filter": False,  # which would report the last finite loss instead
         "disable_tqdm": True,
     }
 
@@ -238,23 +239,29 @@ def run_trainer(trainer: Any) -> tuple[int, tuple[float, ...]]:
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    use_cache = trainer.model.config.use_cache
     trainer.train()
-    trainer.model.config.use_cache = use_cache  # which Trainer turns off for good
     history = trainer.state.log_history
     losses = tuple(float(entry["loss"]) for entry in history if "loss" in entry)
     return int(trainer.state.global_step), losses
 
 
 @contextmanager
-def _randomness(seed: int) -> Iterator[None]:
-    """The libraries draw from global generators: seeded inside, and afterwards as before."""
+def _contained(model: Any, seed: int) -> Iterator[None]:
+    """Global generators are seeded inside, for the libraries, and afterwards as they were.
+
+    So are the cache setting, which Trainer turns off for good, and the model's mode.
+    """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices):
+    use_cache = model.config.use_cache
+    with torch.random.fork_rng(devices), warnings.catch_warnings():
+        # of transformers, which PEFT and TRL still ask by the old name
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         torch.manual_seed(seed)
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
+            model.config.use_cache = use_cache
+            model.eval()
