@@ -31,7 +31,7 @@ from rewardds.losses import RecordLoss
 from rewardds.rows import PackedBatch, Row
 
 Mode = Literal["hooks", "ghost"]
-MARGIN = 4e-6
+MARGIN = 2e-6
 """By how much norms are taken for larger: what is rounded in float32 must not pass C."""
 
 
@@ -284,7 +284,8 @@ class _Sources:
         """As in Opacus, which calls it behind each forward pass of a hooked module."""
         super().capture_activations_hook(module, forward_input, output)  # type: ignore[misc]
         behind = any(isinstance(each, Tensor) and each.requires_grad for each in forward_input)
-        if isinstance(output, Tensor) and output.requires_grad and not behind:
+        watched = isinstance(output, Tensor) and output.requires_grad and module.training
+        if watched and not behind:
             self.sources.append(output)
 
 

@@ -1,8 +1,9 @@
-"""A trial on made-up rows: is the sum of clipped gradients what single rows give one by one?
+"""A trial on made-up rows: is the sum of gradients what single rows give one by one?
 
 No list of layers tells whether a model or a loss couples records: an average over a batch, experts
 that compete for tokens, a layer of the user's own. So before the first record is read, rows of
-random tokens go through both ways.
+random tokens go through both ways, uncut: cut gradients all have one norm, and would hide that a
+row scales another's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from rewardds.clipped_gradients import ClippedGradients
 from rewardds.errors import InadmissibleModel
 from rewardds.rows import Row, Sequence
 
+UNCUT = 1e30
 TOLERANCE = 1e-3
 HALF_TOLERANCE = 5e-2  # where something is rounded to bfloat16
 _LENGTHS = (5, 3, 9)
@@ -37,16 +39,16 @@ def check_independence(gradients: ClippedGradients, *, paired: bool) -> None:
     modes = [(module, module.training) for module in gradients.model.modules()]
     for module, _ in modes:
         module.training = any(p.requires_grad for p in module.parameters(recurse=False))
+    clip, gradients.clip = gradients.clip, UNCUT
     try:
         gradients.reset()
         tally = gradients.add(rows)
         single = [torch.zeros_like(each) for each in gradients.sums]
         for row in rows:
-            parts = gradients.plain(row)
-            norm = torch.stack([part.double().square().sum() for part in parts]).sum().sqrt()
-            for total, part in zip(single, parts, strict=True):
-                total += part * min(1.0, gradients.clip / max(float(norm), 1e-30))
+            for total, part in zip(single, gradients.plain(row), strict=True):
+                total += part
     finally:
+        gradients.clip = clip
         for module, mode in modes:
             module.training = mode
     if tally.dropped:
@@ -57,9 +59,9 @@ def check_independence(gradients: ClippedGradients, *, paired: bool) -> None:
     half = gradients.autocast or any(p.element_size() < 4 for p in gradients.model.parameters())
     if apart > (HALF_TOLERANCE if half else TOLERANCE) * size:
         raise InadmissibleModel(
-            f"together, {len(rows)} rows of random tokens have a sum of clipped gradients that is "
-            f"{apart / size:.2g} of its norm away from that of the rows one by one: a layer or the "
-            "loss lets one row act on another's gradient, or runs in a way that Opacus cannot see"
+            f"the gradients of {len(rows)} rows of random tokens have a sum of norm {size:.3g} one "
+            f"by one, and one that is {apart:.3g} away from it together: a layer or the loss lets "
+            "a row act on another's gradient, or runs in a way that Opacus cannot see"
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lipogram.analytic.settings import whole
 from lipogram.errors import InvalidSetting
 from rewardds.errors import WeakAmplification
+from rewardds.privacy_loss import Release
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TrainingRun:
 
     @property
     def sample_rate(self) -> float:
-        """P = B/n."""
+        """Of each record in each step, p = B/n."""
         return self.batch / self.n
 
 
@@ -81,3 +82,9 @@ class TrainingReport:
     def private(self) -> bool:
         """Whether an ε can be stated at all."""
         return self.sigma > 0 and not self.seeded
+
+    @property
+    def release(self) -> Release:
+        """What the accountant is told: noise that a seed regenerates counts as none."""
+        sigma = self.sigma if self.private else 0.0
+        return Release(sigma, self.sample_rate, self.noise_additions)
