@@ -141,7 +141,7 @@ def _rows(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _lines(text: bytes, name: str) -> list[tuple[str, Mapping[str, Any]]]:
-    found = []
+    found: list[tuple[str, Mapping[str, Any]]] = []
     for number, line in enumerate(text.split(b"\n"), start=1):
         where = f"{name}, line {number}"
         if not line.strip():

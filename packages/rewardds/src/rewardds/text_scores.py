@@ -52,7 +52,7 @@ def sentence_bleu(prediction: str, reference: str) -> float:
     Orders that a text is too short for are left out. Words are those of `mteval-v13a`, so scores
     differ a little from the authors', who split words by NLTK's rules.
     """
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     bleu = BLEU(smooth_method="exp", effective_order=True)
     return float(bleu.sentence_score(prediction, [reference]).score) / 100
