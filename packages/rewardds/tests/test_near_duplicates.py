@@ -61,6 +61,17 @@ def test_folding_makes_texts_the_same():
     assert near.add("d", "Is the loan repaid now?") is None
 
 
+def test_of_several_the_nearest_is_told():
+    for seed in range(4):
+        draw = random.Random(seed)
+        vocabulary = ["".join(draw.choices("abcdefghijklmnop", k=6)) for _ in range(40)]
+        long, short = " ".join(vocabulary[:24]), " ".join(vocabulary[24:])
+        for order in ({"near": long, "far": short}, {"far": short, "near": long}):
+            near = NearDuplicates(0.25)
+            assert [near.add(key, text) for key, text in order.items()] == [None, None]
+            assert near.add("asked", f"{long} {short}") == "near"
+
+
 def test_texts_without_words_are_one():
     near = NearDuplicates()
     assert near.add("a", "") is None

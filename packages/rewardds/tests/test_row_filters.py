@@ -62,6 +62,7 @@ def test_a_bound_is_a_bound():
     assert letter_share(text) == 0.5
     assert RowFilter(min_letters=0.5).fault(text) is None
     assert RowFilter(min_letters=0.51).fault(text) == "charset"
+    assert letter_share("\u0915\u093f\u0902") == 1  # marks make up half of some scripts
     assert odd_share("ab\x00d") == 0.25
     assert RowFilter(max_odd=0.25).fault("ab\x00d") is None
     assert RowFilter(max_odd=0.24).fault("ab\x00d") == "charset"

@@ -68,17 +68,19 @@ def test_two_workers_see_what_the_other_has_done(tmp_path):
     assert Shards(tmp_path, SETTINGS).done("question").keys() == set(range(14))
 
 
-def test_the_same_items_done_twice_at_once_are_the_same_file(tmp_path):
-    a, b = (Shards(tmp_path, SETTINGS, size=5) for _ in range(2))
+def test_a_shard_is_not_written_over_a_larger_one(tmp_path):
+    a, b = Shards(tmp_path, SETTINGS, size=3), Shards(tmp_path, SETTINGS, size=5)
 
-    def slow(numbers):
-        b.complete("question", numbers[:3], Work())  # meanwhile
-        b.complete("question", numbers, Work())
+    def overtaken(numbers):
+        if 0 not in numbers:
+            raise OSError("killed here")
+        b.complete("question", range(5), Work())  # meanwhile, by another process
         return Work()(numbers)
 
-    a.complete("question", range(5), slow)
-    fresh = Shards(tmp_path, SETTINGS)
-    assert fresh.done("question") == {number: value(number) for number in range(5)}
+    with pytest.raises(OSError, match="killed"):
+        a.complete("question", range(7), overtaken)
+    found = Shards(tmp_path, SETTINGS).done("question")
+    assert found == {number: value(number) for number in range(5)}
 
 
 CHILD = """
