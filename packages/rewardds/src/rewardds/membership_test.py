@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
 Z = 1.959964  # of a 95 % interval
+END = 1e-12
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,9 @@ def auc_interval(auc: float, members: int, others: int) -> tuple[float, float]:
 
     from scipy.optimize import brentq
 
-    low = 0.0 if auc <= 0 else float(brentq(outside, 0.0, auc))
-    high = 1.0 if auc >= 1 else float(brentq(outside, auc, 1.0))
+    # At 0 and 1 nothing varies, so an end that was found is a root besides the one in between.
+    low = 0.0 if auc <= 0 else float(brentq(outside, 0.0, min(auc, 1 - END)))
+    high = 1.0 if auc >= 1 else float(brentq(outside, max(auc, END), 1.0))
     return low, high
 
 
