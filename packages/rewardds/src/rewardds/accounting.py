@@ -33,7 +33,6 @@ FARTHEST = 50.0  # standard deviations, as an order of moments
 SLACK = 1e-2  # by which Rényi moments may fall below: conversion and grid, no more
 LEAST_SIGMA, LARGEST_SIGMA = 1e-2, 1e5
 CLOSE = 1e-3  # of ε, what calibration may leave unused
-TRIALS = 100
 
 
 def epsilon(releases: Sequence[AnyRelease], delta: float, *, group: int = 1) -> float:
@@ -142,25 +141,34 @@ def calibrate(
         raise UnreachablePrivacy(
             f"ε {before:.4g} of a budget of {epsilon:g} at δ {delta:g} is spent: nothing is left"
         )
-    low, high = 0.0, 1.0
-    while cost(high) > epsilon:
-        low, high = high, 2 * high
+    low, high, above, below = 0.0, 1.0, math.inf, cost(1.0)
+    while below > epsilon:
+        low, high, above = high, 2 * high, below
         if high > LARGEST_SIGMA:
             raise UnreachablePrivacy(
                 f"σ {LARGEST_SIGMA:g} is not enough for ε {epsilon:g} at δ {delta:g}: raise ε or "
                 f"δ, or take fewer steps{f'; ε {before:.4g} were spent before' if spent else ''}"
             )
+        below = cost(high)
     while low == 0.0 and high > LEAST_SIGMA:
-        if cost(high / 2) > epsilon:
-            low = high / 2
+        if (found := cost(high / 2)) > epsilon:
+            low, above = high / 2, found
         else:
-            high /= 2
-    for _ in range(TRIALS):
-        if low == 0.0 or cost(high) >= (1 - CLOSE) * epsilon:
-            break
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if cost(middle) > epsilon else (low, middle)
+            high, below = high / 2, found
+    while low > 0.0 and below < (1 - CLOSE) * epsilon and high > low * (1 + 1e-12):
+        middle = low * (high / low) ** _part(above, below, (1 - CLOSE / 2) * epsilon)
+        if (found := cost(middle)) > epsilon:
+            low, above = middle, found
+        else:
+            high, below = middle, found
     return noisy(high)
+
+
+def _part(above: float, below: float, target: float) -> float:
+    """Where between two noises, on a logarithmic scale, ε may be at the target."""
+    if not 0 < below < target < above < math.inf:
+        return 0.5
+    return min(max(math.log(above / target) / math.log(above / below), 0.05), 0.95)
 
 
 def _joint(kept: Sequence[AnyRelease], delta: float, group: int) -> float:

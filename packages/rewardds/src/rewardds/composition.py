@@ -27,7 +27,7 @@ ORDERS = np.concatenate([np.linspace(-1.0, -0.05, 20), np.geomspace(1e-3, 3e4, 1
 LARGEST_EPSILON = 1e4  # beyond, an ε is no bound
 COARSENESS = 5e-5  # of ε, what the grid may add to it
 CUT = 1e-6  # of δ, what each cut may cost
-WRAPPED = 1e-9  # of the weighted mass, what may wrap around from each side
+WRAPPED = 1e-7  # of the weighted mass, what may wrap around from each side
 MOST_POINTS = 1 << 22
 GAP = 20.0  # over λ: ε is not farther below what the moments say
 LARGEST_WEIGHT = 30.0  # e to it; ε lies where masses are weighted back by less than 1
@@ -64,6 +64,7 @@ class _Window:
         tilt: λ by which masses are weighted.
         far: the order that bounds best what lies above.
         tail: mass of each step that may count as infinite loss.
+        within: between which losses a step is looked at.
     """
 
     bound: float
@@ -73,6 +74,7 @@ class _Window:
     tilt: float
     far: float
     tail: float
+    within: tuple[float, float]
 
 
 def _window(
@@ -81,7 +83,8 @@ def _window(
     """A window that cuts off less than matters."""
     steps = sum(each.steps for each in releases)
     tail = CUT * delta / steps
-    moments = _log_moments(releases, direction, tail, group)
+    points = loss_points(releases, direction, tail, group)
+    moments = _log_moments(releases, points)
     orders, above = ORDERS[ORDERS > 0], moments[ORDERS > 0]
     bounds = (above - math.log(delta * (1 - CUT))) / orders
     # Where the loss has a largest value, ever higher orders gain ever less.
@@ -89,15 +92,19 @@ def _window(
     tilt = float(orders[best])
     ends = (above - math.log(CUT * delta)) / orders
     away = ORDERS != tilt
-    weighted = (moments[away] - above[best] - math.log(WRAPPED)) / (ORDERS[away] - tilt)
+    # A step beyond the end counts as infinite, and so weighs nothing above it.
+    moments = _log_moments(releases, points, float(ends.min()))
+    start = moments[ORDERS == tilt]
+    weighted = (moments[away] - start - math.log(WRAPPED)) / (ORDERS[away] - tilt)
     bound = float(bounds.min())
     low = min(float(weighted[ORDERS[away] < tilt].max()), bound - GAP / tilt)
     high = max(float(weighted[ORDERS[away] > tilt].min()), float(ends.min()))
     size = math.sqrt(8 * COARSENESS * max(bound, 1e-6) / (steps * (tilt + 1)))
     size = max(size, (high - low) / MOST_POINTS)
     first = math.floor(low / size)
-    points = 1 << (math.ceil(high / size) - first + 1).bit_length()
-    return _Window(bound, size, first, points, tilt, float(orders[int(np.argmin(ends))]), tail)
+    far, within = float(orders[int(np.argmin(ends))]), (low - high, float(ends.min()))
+    count = 1 << (math.ceil(high / size) - first + 1).bit_length()
+    return _Window(bound, size, first, count, tilt, far, tail, within)
 
 
 def _read(
@@ -112,7 +119,7 @@ def _read(
     transform = np.ones(points // 2 + 1, dtype=np.complex128)
     infinite, moment, far_moment = 0.0, 0.0, 0.0
     for release in releases:
-        step = step_loss(release, direction, size, window.tail, group)
+        step = step_loss(release, direction, size, window.tail, group, window.within)
         places = step.first + np.arange(len(step.masses))
         with np.errstate(divide="ignore"):
             masses = np.log(step.masses)
@@ -153,14 +160,15 @@ def _epsilon_at(
 
 
 def _log_moments(
-    releases: Sequence[AnyRelease], direction: Direction, tail: float, group: int
+    releases: Sequence[AnyRelease],
+    points: Sequence[tuple[Numbers, Numbers]],
+    most: float = math.inf,
 ) -> Numbers:
-    """The logarithm of E_P exp(λL) (|ORDERS|,) of the sum."""
+    """The logarithm of E_P exp(λL) (|ORDERS|,) of the sum of losses that are at most `most`."""
     total = np.zeros(len(ORDERS))
-    for release, (masses, losses) in zip(
-        releases, loss_points(releases, direction, tail, group), strict=True
-    ):
-        total += release.steps * log_sum(masses + ORDERS[:, None] * losses)
+    for release, (masses, losses) in zip(releases, points, strict=True):
+        kept = losses <= most
+        total += release.steps * log_sum(masses[kept] + ORDERS[:, None] * losses[kept])
     return total
 
 

@@ -8,7 +8,6 @@ k pairs of a record are a group of k.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from lipogram.analytic.settings import positive
@@ -44,9 +43,15 @@ def largest_group(
         InvalidSetting: as above; a limit not above 0.
     """
     positive("limit", limit)
-    low, high = 0, most + 1
+
+    def protected(size: int) -> bool:
+        return epsilon(releases, delta, group=size) <= limit
+
+    low, high = 0, 1
+    while high <= most and protected(high):
+        low, high = high, 2 * high
+    high = min(high, most + 1)
     while high - low > 1:
         middle = (low + high) // 2
-        cost = epsilon(releases, delta, group=middle)
-        low, high = (middle, high) if cost <= limit and math.isfinite(cost) else (low, middle)
+        low, high = (middle, high) if protected(middle) else (low, middle)
     return low

@@ -31,7 +31,7 @@ Direction = Literal["remove", "add"]
 DIRECTIONS: tuple[Direction, ...] = ("remove", "add")
 LARGEST_EXPONENT = 700.0  # e to it is still a number
 POINTS = 16  # in a standard deviation: sums over a Gaussian then have all their digits
-HALVINGS = 70  # of an interval, until its ends are neighbours
+HALVINGS = 56  # of an interval, until its ends are neighbours
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,12 @@ class StepLoss:
 
 
 def step_loss(
-    release: AnyRelease, direction: Direction, size: float, tail: float, group: int = 1
+    release: AnyRelease,
+    direction: Direction,
+    size: float,
+    tail: float,
+    group: int = 1,
+    within: tuple[float, float] = (-math.inf, math.inf),
 ) -> StepLoss:
     """The loss of one step of a mechanism, never less than it is.
 
@@ -122,6 +127,7 @@ def step_loss(
         size: the distance of the grid's points.
         tail: mass that may count as infinite loss.
         group: k records that come and go together.
+        within: losses below count as the first, those above as infinite.
     """
     if isinstance(release, BoundedRelease):
         return _bounded_loss(release.for_group(group), size)
@@ -129,8 +135,9 @@ def step_loss(
 
     mixture = _Mixture(release, group)
     low, high = mixture.span(tail)
-    lowest, highest = mixture.log_ratio(np.array([low, high])) / size
-    first, last = math.floor(lowest), math.ceil(highest)
+    lowest, highest = mixture.log_ratio(np.array([low, high]))
+    least, most = within if direction == "remove" else (-within[1], -within[0])
+    first, last = math.floor(max(lowest, least) / size), math.ceil(min(highest, most) / size)
     edges = mixture.inverse(np.arange(first, last + 1) * size, low, high)
     with_record = sum(
         weight * _between((edges - each) / release.sigma)

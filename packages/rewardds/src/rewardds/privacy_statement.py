@@ -60,6 +60,7 @@ class PrivacyStatement:
             raise InvalidSetting("a statement without a release says nothing: name what was run")
         found = math.inf if self.unprotected else epsilon([*self.releases.values()], self.delta)
         object.__setattr__(self, "epsilon", found)
+        object.__setattr__(self, "unprotected", tuple(self.unprotected))
 
     def sentence(self) -> str:
         """In words."""

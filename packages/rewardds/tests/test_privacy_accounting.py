@@ -125,7 +125,7 @@ def test_one_step_is_the_closed_form_of_both_neighbours(sigma, p, delta):
 def test_it_agrees_with_opacus_where_opacus_looks():
     """That accountant has one direction, and says how far above the truth it may be."""
     accountants = pytest.importorskip("opacus.accountants")
-    runs, delta = CASES["two runs"]
+    runs, delta = CASES["one run"]
     theirs = accountants.PRVAccountant()
     theirs.history = list(runs)
     above = theirs.get_epsilon(delta, eps_error=0.05)
