@@ -1,5 +1,6 @@
 """A bundle holds what is on its list and nothing else, whole or not at all."""
 
+import hashlib
 import json
 import shutil
 
@@ -51,6 +52,7 @@ def test_the_proxies_come_back_from_their_base_name(written, proxies):
     assert bundle.privacy == {"n": 3}
     assert bundle.base == "tiny-random"
     assert bundle.prompts == Prompts.of_domain("birds")
+    assert bundle.digest == hashlib.sha256((written / "hashes.json").read_bytes()).hexdigest()
     with torch.no_grad():
         loaded = bundle.load_generator()
         assert torch.equal(loaded.model(input_ids=IDS).logits, generator(input_ids=IDS).logits)

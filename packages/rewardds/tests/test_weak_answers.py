@@ -93,8 +93,12 @@ def test_chunks_on_disk_are_not_made_again(loaded, tmp_path, monkeypatch):
 def test_a_prompt_that_is_too_long_loses_its_beginning(loaded):
     make = maker(loaded)
     long = Record("l", "word " * 200, "x")
-    assert set(make.of([long], "dp", loaded.model)) == {"l"}
+    found = make.of([long], "dp", loaded.model)
     assert make.cut == 1
+    text = prompt_text(loaded.tokenizer, Prompts().answer_turns(long.instruction))
+    end = loaded.tokenizer(text, add_special_tokens=False)["input_ids"][-(512 - 6) :]
+    (alone,) = generate(loaded.model, loaded.tokenizer, [end], max_new_tokens=6)
+    assert found == {"l": alone.text.strip()}
     with pytest.raises(InvalidSetting, match="no room"):
         maker(loaded, max_new_tokens=512).of([long], "dp", loaded.model)
 

@@ -58,6 +58,11 @@ class Bundle:
         return str(self.config["base"])
 
     @property
+    def digest(self) -> str:
+        """SHA-256 in hex of `hashes.json`: it stands for all files."""
+        return hashlib.sha256((self.folder / HASHES).read_bytes()).hexdigest()
+
+    @property
     def prompts(self) -> Prompts:
         """What the proxies were trained to be asked."""
         return Prompts(**self.config["prompts"])

@@ -15,6 +15,7 @@ from rewardds.generation_proxy import Rows
 from rewardds.privacy_units import Unit
 from rewardds.prompts import Prompts, sequence
 from rewardds.rows import Row
+from rewardds.rows import Sequence as TokenSequence
 
 _LEVELS = {"own": 2, "dp": 1, "sft": 1, "dp_early": 0, "init": 0, "fewshot": 0}
 _BELOW_OWN_ONLY = ("corrupt", "offtopic")
@@ -60,7 +61,8 @@ def preference_rows(
         raise InvalidSetting(f"no weak source is called {(unknown or ['own'])[0]!r}")
     rows, cut, unscored = [], 0, 0
     for unit in units:
-        sequences, pairs = [], []
+        sequences: list[TokenSequence] = []
+        pairs: list[tuple[int, int]] = []
         for record in unit.records:
             texts = {"own": record.response}
             texts |= {source: told[record.id] for source, told in answers.items()}
