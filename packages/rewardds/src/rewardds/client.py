@@ -115,7 +115,9 @@ class RewardDSClient:
                 f"a {type(records).__name__} is no private set: read_records(..., private=True)"
             )
         settings = self.settings
-        ngrams = PrivateNgrams.of(records, records.key)
+        ngrams = PrivateNgrams.of(
+            records, records.key, instructions=not settings.public_instructions
+        )
         seeds, examples = _seeds(public_seeds, ReleaseGate(ngrams))
         check_sources(
             settings.weak_sources,

@@ -23,6 +23,7 @@ class ClientSettings:
         clip: C, largest L2 norm of a unit's gradient.
         physical_batch: rows that are run at once; the result does not hang on it.
         lr: AdamW's learning rate.
+        autocast: run the models in bfloat16 where PyTorch's autocast does; with "lora" only.
         tune: "lora" for adapters on the blocks' linear layers, "full" for all weights but the
             embeddings, with ghost clipping.
         tasks: of "answer" and "question", what the generator learns.
@@ -31,6 +32,8 @@ class ClientSettings:
         unit: what is protected, a "record" or a "group" of them.
         n_policy: "public": the number of units is no secret, and the plan's n is it. With "public
             bound" the plan's n is a bound above it that gives nothing away.
+        public_instructions: the instructions are public texts, such as one for each label, and only
+            which of them a record has is private: seeds may then be among them.
         per_group: records of a group that are used at most.
         prompts: what the proxies are asked.
         max_length: of a training sequence, in tokens.
@@ -47,12 +50,14 @@ class ClientSettings:
     clip: float = 0.5
     physical_batch: int = 8
     lr: float = 1e-3
+    autocast: bool = False
     tune: Literal["lora", "full"] = "lora"
     tasks: Sequence[str] = TASKS
     weak_sources: Sequence[str] = ("init", "dp", "corrupt")
     allow_nonprivate_weak_source: bool = False
     unit: UnitKind = "record"
     n_policy: Policy = "public"
+    public_instructions: bool = False
     per_group: int = 4
     prompts: Prompts = field(default_factory=Prompts)
     max_length: int = 512
@@ -68,6 +73,8 @@ class ClientSettings:
         one_of("tune", self.tune, ("lora", "full"))
         one_of("unit", self.unit, ("record", "group"))
         one_of("n_policy", self.n_policy, POLICIES)
+        if self.tune == "full" and self.autocast:
+            raise InvalidSetting("autocast goes with tune='lora': ghost norms need full precision")
         if self.tune == "full" and "dp_early" in self.weak_sources:
             raise InvalidSetting(
                 "the weak source 'dp_early' is the generator with its adapter at half strength: "

@@ -96,7 +96,7 @@ class ClippedGradients:
         self.clip = positive("clip", clip)
         self.mode = one_of("grad", mode, get_args(Mode))
         self.model, self.loss, self._collate, self.autocast = model, loss, collate, autocast
-        _all_digits(model, mode, autocast)
+        check_digits(model, self.mode, autocast=autocast)
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in named]
         self.parameters = [p for _, p in named]
@@ -247,8 +247,12 @@ def _expected_warnings() -> Iterator[None]:
         yield
 
 
-def _all_digits(model: nn.Module, mode: str, autocast: bool) -> None:
-    """Refuse what would cut gradients to norms that are not theirs."""
+def check_digits(model: nn.Module, mode: str, *, autocast: bool) -> None:
+    """Refuse what would cut gradients to norms that are not theirs.
+
+    Raises:
+        InvalidSetting, InadmissibleModel: as :class:`ClippedGradients` does.
+    """
     precision = torch.get_float32_matmul_precision()
     if precision != "highest":
         raise InvalidSetting(

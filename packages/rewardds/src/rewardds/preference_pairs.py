@@ -18,7 +18,7 @@ from rewardds.rows import Row
 from rewardds.rows import Sequence as TokenSequence
 
 _LEVELS = {"own": 2, "dp": 1, "sft": 1, "dp_early": 0, "init": 0, "fewshot": 0}
-_BELOW_OWN_ONLY = ("corrupt", "offtopic")
+_BELOW_OWN_ONLY = ("corrupt", "offtopic", "offquestion")
 
 
 def better(source: str, other: str) -> bool:
@@ -26,7 +26,8 @@ def better(source: str, other: str) -> bool:
 
     The record's own is better than any other, one of a tuned proxy than one of its base. With the
     sources init, dp and sft these are the paper's five pairs; without sft three of them are left.
-    A spoilt or foreign answer is worse than the record's own, and not compared with the rest.
+    A spoilt or foreign answer, or the own one to a foreign question, is worse than the record's own
+    to its question, and not compared with the rest.
     """
     if other in _BELOW_OWN_ONLY:
         return source == "own"
@@ -48,7 +49,8 @@ def preference_rows(
 
     Args:
         units: of private records.
-        answers: by source, then by the record's id; the own answer is not among them.
+        answers: by source, then by the record's id; the own answer is not among them. Of
+            "offquestion" they are questions.
         tokenizer: of the base model.
         prompts: what is asked of the judge.
         max_length: of a sequence, in tokens; what is longer loses its end.
@@ -64,15 +66,16 @@ def preference_rows(
         sequences: list[TokenSequence] = []
         pairs: list[tuple[int, int]] = []
         for record in unit.records:
-            texts = {"own": record.response}
-            texts |= {source: told[record.id] for source, told in answers.items()}
-            places: dict[str, int] = {}  # by text: one that two sources give is read once
+            asked, own = record.instruction, record.response
+            texts = {"own": (asked, own)}
+            for source, told in answers.items():
+                other = told[record.id]
+                texts[source] = (other, own) if source == "offquestion" else (asked, other)
+            places: dict[tuple[str, str], int] = {}  # what two sources give is read once
             for text in texts.values():
                 if text not in places:
                     places[text] = len(sequences)
-                    found, lost = sequence(
-                        tokenizer, prompts.judged_turns(record.instruction, text), max_length
-                    )
+                    found, lost = sequence(tokenizer, prompts.judged_turns(*text), max_length)
                     sequences.append(found)
                     cut += lost > 0
             pairs += [

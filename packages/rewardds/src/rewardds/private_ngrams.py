@@ -45,12 +45,15 @@ class PrivateNgrams:
         self._runs, self._wholes = runs, wholes
 
     @classmethod
-    def of(cls, records: PrivateRecords, key: bytes | None = None) -> PrivateNgrams:
+    def of(
+        cls, records: PrivateRecords, key: bytes | None = None, *, instructions: bool = True
+    ) -> PrivateNgrams:
         """Those of the instructions and responses of a private set.
 
         Args:
             records: the set.
             key: secret of the client, 16 to 64 bytes; None for the key in its state folder.
+            instructions: False where these are public texts, of which a record tells one by number.
 
         Raises:
             InvalidSetting: a key of another length, or records of another type.
@@ -60,7 +63,8 @@ class PrivateNgrams:
         key = _checked(data_key() if key is None else key)
         runs: set[int] = set()
         wholes: set[int] = set()
-        for text in records.texts():
+        responses = [record.response for record in records]
+        for text in records.texts() if instructions else responses:
             folded = words(text)
             runs.update(_hash(key, run) for k in range(SHORT, LONG + 1) for run in _runs(folded, k))
             if 0 < len(folded) < LONG:

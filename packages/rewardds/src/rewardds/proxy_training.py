@@ -95,7 +95,10 @@ class ProxyTraining:
         )
         records = [record for unit in units.units for record in unit.records]
         answers = self._answers(
-            weak, records, ("init", "fewshot", "corrupt", "offtopic"), loaded.model
+            weak,
+            records,
+            ("init", "fewshot", "corrupt", "offtopic", "offquestion"),
+            loaded.model,
         )
         rows = generation_rows(
             units.units,
@@ -173,6 +176,7 @@ class ProxyTraining:
             full=settings.tune == "full",
             folder=self.folder / name,
             pad_id=padding,
+            autocast=settings.autocast,
         )
         report = trainer.train(rows.rows)
         self.notes[name]["tally"] = str(trainer.tally)

@@ -29,10 +29,11 @@ from rewardds.generation_proxy import record_number
 from rewardds.prompts import Prompts, prompt_text
 from rewardds.records import PublicRecords, Record
 
-SOURCES = ("init", "fewshot", "dp", "dp_early", "corrupt", "offtopic", "sft")
+SOURCES = ("init", "fewshot", "dp", "dp_early", "corrupt", "offtopic", "offquestion", "sft")
 """init: the base model. fewshot: it, after public examples. dp: the generator. dp_early: the
 generator with its adapter at half strength, on the way from the base to it. corrupt: the record's
-own answer, spoilt. offtopic: a public answer. sft: a fine-tune without noise, no privacy."""
+own answer, spoilt. offtopic: a public answer. offquestion: the record's own answer, to a public
+question. sft: a fine-tune without noise, no privacy."""
 
 _WRITTEN = ("init", "fewshot", "dp", "dp_early", "sft")
 _EXAMPLES = 2
@@ -70,6 +71,11 @@ def check_sources(
             f"the weak source {lacking[0]!r} needs public records with answers: pass them as "
             "public_seeds, or leave it out"
         )
+    if "offquestion" in sources and not (examples and len({r.instruction for r in examples}) > 1):
+        raise InvalidSetting(
+            "the weak source 'offquestion' needs public records with two questions or more: pass "
+            "them as public_seeds, or leave it out"
+        )
 
 
 class WeakAnswers:
@@ -78,7 +84,7 @@ class WeakAnswers:
     Args:
         tokenizer: of the models.
         prompts: as the generator was trained with.
-        examples: public records, for "fewshot" and "offtopic".
+        examples: public records, for "fewshot", "offtopic" and "offquestion".
         max_new_tokens: of an answer.
         batch_size: prompts at a time.
         folder: where chunks are kept, for the client's eyes alone; None for nowhere.
@@ -99,11 +105,14 @@ class WeakAnswers:
     ):
         self.tokenizer, self.prompts = tokenizer, prompts
         self.examples = [record for record in examples or () if record.response]
+        self.questions = sorted({record.instruction for record in examples or ()} - {""})
         self.max_new_tokens, self.batch_size, self.folder = max_new_tokens, batch_size, folder
         self.cut = 0
 
     def of(self, records: Sequence[Record], source: str, model: Any = None) -> dict[str, str]:
         """One answer a record, greedy where a model writes it, by the record's id.
+
+        Of "offquestion" it is a question instead: the answer is the record's own.
 
         Args:
             records: at least one.
@@ -123,8 +132,8 @@ class WeakAnswers:
         if source in _WRITTEN and model is None:
             raise InvalidSetting(f"the weak source {source!r} needs the model that writes it")
         if source not in _WRITTEN:
-            make = corrupted if source == "corrupt" else self._offtopic
-            return [make(record) for record in records]
+            made = {"corrupt": corrupted, "offtopic": self._offtopic}
+            return [made.get(source, self._offquestion)(record) for record in records]
         found: list[str] = []
         for start in range(0, len(records), CHUNK):
             chunk = records[start : start + CHUNK]
@@ -175,6 +184,10 @@ class WeakAnswers:
 
     def _offtopic(self, record: Record) -> str:
         return self.examples[record_number(record, "offtopic") % len(self.examples)].response
+
+    def _offquestion(self, record: Record) -> str:
+        others = [question for question in self.questions if question != record.instruction]
+        return others[record_number(record, "offquestion") % len(others)]
 
 
 def corrupted(record: Record) -> str:
