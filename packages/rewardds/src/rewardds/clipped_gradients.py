@@ -208,12 +208,14 @@ class ClippedGradients:
             total += torch.tensordot(weights.to(total.dtype), sample.to(total.dtype), dims=1)
 
     def _second_pass(self, losses: Tensor, weights: Tensor) -> None:
-        with self._unhooked():
-            parts = torch.autograd.grad(
-                (weights * losses).sum(), self.parameters, materialize_grads=True
-            )
-        for total, part in zip(self.sums, parts, strict=True):
-            total += part
+        for total, parameter in zip(self.sums, self.parameters, strict=True):
+            parameter.grad = total  # to which PyTorch adds in place: no second copy of all
+        try:
+            with self._unhooked():
+                (weights * losses).sum().backward(inputs=self.parameters)
+        finally:
+            for parameter in self.parameters:
+                parameter.grad = None
 
     @contextmanager
     def _unhooked(self) -> Iterator[None]:

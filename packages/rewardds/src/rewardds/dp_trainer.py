@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from lipogram.analytic.settings import positive, whole
+from lipogram.analytic.settings import one_of, positive, whole
 from lipogram.discrete_gaussian import Stream
 from lipogram.errors import InvalidSetting
 from lipogram.files import locked
 from lipogram.secure_noise import add_gaussian, secure_stream
 from rewardds.admission import admit
-from rewardds.clipped_gradients import ClippedGradients, Mode, Tally
+from rewardds.clipped_gradients import ClippedGradients, Mode, Tally, check_digits
 from rewardds.errors import DataMismatch, InvalidRecords, UnsafeSetting
 from rewardds.losses import RecordLoss
 from rewardds.poisson import physical_batches, sample
@@ -102,6 +102,7 @@ class DPTrainer:
         self.lr, self.clip = positive("lr", lr), positive("clip", clip)
         self.physical_batch = whole("physical_batch", physical_batch)
         self.save_every, self.bucket = whole("save_every", save_every), whole("bucket", bucket)
+        check_digits(model, one_of("grad", grad, get_args(Mode)), autocast=autocast)
         admit(model, full=full)
         self._full, self.autocast, self._processes = full, autocast, Processes(distributed)
         self.model, self.run, self.loss, self.grad = model, run, loss, grad
@@ -210,26 +211,23 @@ class DPTrainer:
             seen += gradients.add([rows[place] for place in batch])
         processes.add_up(gradients.sums)
         if not processes.rank:
-            noisy = self._noisy(gradients.sums, noise)
-            for parameter, total in zip(gradients.parameters, noisy, strict=True):
-                parameter.grad = total / self.run.batch
+            self._add_noise(gradients.sums, noise)
+            for parameter, total in zip(gradients.parameters, gradients.sums, strict=True):
+                parameter.grad = total.div_(self.run.batch)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         processes.from_first(gradients.parameters)
         return seen
 
-    def _noisy(self, sums: list[Tensor], stream: Stream) -> list[Tensor]:
-        """Each sum with noise; one at a time, for float64 copies of all would not be small."""
+    def _add_noise(self, sums: list[Tensor], stream: Stream) -> None:
+        """In place, and one sum at a time: float64 copies of all would not be small."""
         if self.run.sigma == 0:
-            return sums
+            return
         size = sum(each.numel() for each in sums)
-        found = []
         for each in sums:
             share = (each.numel() / size) ** 0.5  # of the sensitivity: the grid is one for all
-            found += add_gaussian(
-                [each], self.run.sigma * self.clip, self.clip * share, stream=stream
-            )
-        return found
+            std, sensitivity = self.run.sigma * self.clip, self.clip * share
+            each.copy_(add_gaussian([each], std, sensitivity, stream=stream)[0])
 
     def _streams(self, additions: int) -> tuple[Stream, Stream]:
         """For coins and for noise."""
