@@ -63,7 +63,7 @@ class RewardDSServer:
 
     Args:
         llm: the model to tune, see :func:`lipogram.llm.load_model`; one in memory is tuned in
-            place.
+            place, unless it is `base` too.
         bundle: a bundle, or its folder.
         backend: engine that samples from the generation proxy, "hf" or "vllm", or one that holds it
             already.
@@ -120,6 +120,8 @@ class RewardDSServer:
                 backend = make_backend(backend, str(proxy))
         self._backend: Backend = backend
         self._improver = improver
+        if llm is base:
+            llm = _copy(base)
         loaded = llm if isinstance(llm, LoadedModel) else load_model(llm, trainable=True, **how)
         self.llm = prepare_for_tuning(loaded, rank=rank)
         self.stages: list[StageReport] = []
@@ -131,6 +133,7 @@ class RewardDSServer:
         n_candidates: int = 6,
         *,
         seeds: Iterable[str] = (),
+        questions: Sequence[str] = (),
         settings: SamplingSettings | None = None,
         folder: str | Path | None = None,
     ) -> tuple[list[SyntheticRow], SamplingCounts]:
@@ -140,6 +143,8 @@ class RewardDSServer:
             n: questions.
             n_candidates: answers a question; for other `settings` see there.
             seeds: public or synthetic questions shown as examples.
+            questions: public or synthetic questions to be answered, over and over up to n, in place
+                of drawn ones.
             settings: how; its `candidates` give way to `n_candidates`.
             folder: where draws are kept, so that a killed run goes on.
 
@@ -147,7 +152,7 @@ class RewardDSServer:
             The rows, not scored yet, and what became of the draws.
 
         Raises:
-            PrivateObject, PrivateText: a seed that is private.
+            PrivateObject, PrivateText: a seed or a question that is private.
             InvalidSetting, RunMismatch, CorruptState: see :class:`rewardds.sampling.Sampler`.
         """
         self.gate.admit("sample", settings=settings, folder=folder)
@@ -161,7 +166,9 @@ class RewardDSServer:
             folder=None if folder is None else str(folder),
             source=self._source(),
         )
-        return sampler.rows(n)
+        if not questions:
+            return sampler.rows(n)
+        return sampler.rows_of([questions[i % len(questions)] for i in range(n)])
 
     def filter(self, rows: Sequence[SyntheticRow], keep: float = 1 / 8, alpha: float = 0.5) -> Pool:
         """Score all candidates, choose the best of each question, and keep the best questions.
