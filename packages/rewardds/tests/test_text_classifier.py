@@ -20,13 +20,18 @@ def drawn(n, seed):
     return [" ".join(generator.choice(words[tag], 5)) for tag in tags], tags
 
 
-def test_it_is_scikit_learns_tf_idf_and_logistic_regression():
-    train, test = drawn(60, 0), drawn(40, 1)
+@pytest.mark.parametrize("penalty", [0.02, 50.0])
+def test_it_is_scikit_learns_tf_idf_and_logistic_regression(penalty):
+    # Few of one class: a strong penalty names the other one more often.
+    texts, tags = drawn(90, 0)
+    kept = [i for i, tag in enumerate(tags) if tag or i % 4 == 0]
+    train, test = ([texts[i] for i in kept], [tags[i] for i in kept]), drawn(60, 1)
     vectorizer = TfidfVectorizer()
     X = vectorizer.fit_transform(train[0])
-    model = LogisticRegression(C=0.25, max_iter=1000).fit(X, train[1])
-    theirs = model.predict(vectorizer.transform(test[0])).tolist()
-    assert TextClassifier(penalty=4.0).fit(*train).predict(test[0]) == theirs
+    theirs = LogisticRegression(C=1 / penalty, max_iter=1000).fit(X, train[1])
+    said = TextClassifier(penalty=penalty).fit(*train).predict(test[0])
+    assert said == theirs.predict(vectorizer.transform(test[0])).tolist()
+    assert (sum(said) == 60) == (penalty > 1)
 
 
 def test_held_out_texts_teach_it_no_word():
