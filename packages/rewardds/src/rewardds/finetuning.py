@@ -210,7 +210,7 @@ def _supervised(
     trainer = Trainer(
         model=loaded.model,
         args=training_args(TrainingArguments, **trainer_settings(tuning, folder)),
-        train_dataset=examples,  # type: ignore[arg-type]  # a list has all that it is asked for
+        train_dataset=examples,
         data_collator=collate,
     )
     return run_trainer(trainer)

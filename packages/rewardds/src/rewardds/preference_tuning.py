@@ -53,9 +53,10 @@ def preference_tune(
 
 
 def _dpo(loaded: LoadedModel, dataset: Any, tuning: Tuning, folder: str) -> Any:
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
-    class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]
+    class TokenisedDPOTrainer(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
@@ -79,7 +80,7 @@ def _orpo(loaded: LoadedModel, dataset: Any, tuning: Tuning, folder: str) -> Any
         warnings.simplefilter("ignore")
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    class TokenisedORPOTrainer(ORPOTrainer):  # type: ignore[misc]
+    class TokenisedORPOTrainer(ORPOTrainer):
         def tokenize_row(self, feature: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
             prompt = feature["prompt_ids"]
             found = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
