@@ -1,40 +1,189 @@
+"""The commands, as a person types them."""
+
 import importlib.metadata
 import json
 import subprocess
 import sys
 import sysconfig
+import warnings
 from pathlib import Path
 
+import pytest
+
+from lipogram.llm import tiny_random
+from rewardds.canaries import Canaries
+from rewardds.cli import main
+from rewardds.client import RewardDSClient
+from rewardds.ledger import PrivacyLedger
+from rewardds.plan import PrivacyPlan, RunPlan
+from rewardds.pool import Pool
+from rewardds.pool_files import write_pool
+from rewardds.records import PrivateRecords, Record
+from rewardds.synthetic import SyntheticRow
+
 COMMAND = Path(sysconfig.get_path("scripts")) / "rewardds"
+WORDS = "amber birch cedar dunes ember fjord grove heath inlet jetty"
 
 
-def rewardds(*arguments):
-    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False)
+@pytest.fixture
+def rewardds(monkeypatch, capsys):
+    """Runs the command in this process; its exit code, and what it said on both streams."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rewardds", *map(str, arguments)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err
+        return code, told.out, told.err
+
+    return run
 
 
-def test_version_is_the_distributions():
-    result = rewardds("--version")
-    assert result.returncode == 0
-    assert result.stdout.strip() == f"rewardds {importlib.metadata.version('lipogram-rewardds')}"
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("client")
+    records = PrivateRecords(
+        [Record(f"r{i}", f"What of {i}?", WORDS) for i in range(40)], b"k" * 16
+    )
+    plan = PrivacyPlan(8, 1e-3, n=40, generator=RunPlan(4, 0.5), reward=RunPlan(4, 0.5))
+    client = RewardDSClient(
+        tiny_random("llama", layers=1, width=16),
+        plan,
+        folder=folder,
+        ledger=PrivacyLedger(folder / "ledger.jsonl"),
+        weak_sources=("corrupt",),
+        max_length=64,
+    )
+    return client.fit(records).folder
 
 
-def test_command_line_loads_nothing_heavy():
+@pytest.fixture
+def private(tmp_path):
+    path = tmp_path / "private.jsonl"
+    rows = [{"q": f"What of {i}?", "a": f"It is {i}. {WORDS}"} for i in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_version_and_help_in_a_process_of_their_own():
+    result = subprocess.run([COMMAND, "--version"], capture_output=True, text=True, check=True)
+    version = importlib.metadata.version("lipogram-rewardds")
+    assert result.stdout.strip() == f"rewardds {version}"
     code = "import sys, rewardds.cli; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert not {"numpy", "torch", "transformers"} & set(result.stdout.split())
     assert "rewardds.cli" in result.stdout
+    assert not {"numpy", "torch", "transformers", "opacus"} & set(result.stdout.split())
 
 
-def test_demo_leaves_a_summary(tmp_path):
-    result = rewardds("demo", "--out", tmp_path / "run")
-    assert result.returncode == 0, result.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["headline"]["version"] == importlib.metadata.version("lipogram-rewardds")
+def test_a_plan_says_both_runs_and_their_total(rewardds):
+    code, out, _ = rewardds("plan", "--n", 3364, "--batch", 64, "--epochs", 3, "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert 7.9 < told["epsilon"] <= 8
+    assert told["delta"] == 1e-5
+    runs = told["runs"]
+    assert runs["generator"] == runs["reward"]
+    assert runs["generator"]["steps"] == 157
+    assert runs["generator"]["sigma"] > 0.6  # more than the 0.557 of one run alone
+    assert "together: ε" in rewardds("plan", "--n", 3364)[1]
 
 
-def test_error_is_one_line_and_exit_code_1(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("")
-    result = rewardds("demo", "--out", tmp_path)
-    assert result.returncode == 1
-    assert result.stderr.startswith("rewardds: ")
-    assert "Traceback" not in result.stderr
+def test_verify_says_epsilon_and_finds_a_changed_file(rewardds, bundle, tmp_path):
+    code, out, _ = rewardds("verify", bundle)
+    assert code == 0
+    assert "differentially private together with ε = " in out
+    told = json.loads(rewardds("verify", bundle, "--json")[1])
+    assert set(told["releases"]) == {"generator", "reward"}
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", bundle, copy], check=True)
+    stated = (copy / "privacy.json").read_text()
+    (copy / "privacy.json").write_text(stated.replace('"n": 40', '"n": 41'))
+    code, out, err = rewardds("verify", copy)
+    assert (code, out) == (1, "")
+    assert "not as it was written" in err
+
+
+def test_canaries_are_planted_and_their_secret_kept(rewardds, private, tmp_path):
+    out, secret = tmp_path / "planted.jsonl", tmp_path / "canaries.json"
+    told = ("--out", out, "--canaries", secret, "--size", 30)
+    columns = ("--column", "instruction=q", "--column", "response=a")
+    code, said, err = rewardds("plant", private, *told, *columns)
+    assert code == 0, err
+    canaries = Canaries.read(secret)
+    lines = out.read_text().splitlines()
+    assert len(lines) == 20 + sum(canaries.included)
+    assert f"{len(lines)} records, {sum(canaries.included)} of 30 canaries" in said
+    assert {path.stat().st_mode & 0o777 for path in (out, secret)} == {0o600}
+
+
+def test_audit_holds_the_canaries_against_the_claim(rewardds, bundle, tmp_path):
+    from rewardds.canaries import make_canaries
+
+    make_canaries(20, seed=1).save(tmp_path / "canaries.json")
+    base = tmp_path / "base"
+    loaded = tiny_random("llama", layers=1, width=16)
+    loaded.model.save_pretrained(base)
+    from rewardds.bundle_audit import audit_bundle
+
+    found = audit_bundle(bundle, Canaries.read(tmp_path / "canaries.json"), base=loaded)
+    assert found.bound.canaries == 20
+    assert found.holds
+    assert set(found.attacks) >= {"generator: calibrated", "all"}
+    code, _, err = rewardds("audit", bundle, tmp_path / "nothing.json")
+    assert code == 1
+    assert "nothing.json" in err
+
+
+def test_scan_tells_copied_words_by_ids_alone(rewardds, private, tmp_path):
+    columns = ("--column", "instruction=q", "--column", "response=a")
+    clean, copied = tmp_path / "clean", tmp_path / "copied"
+    for folder, text in ((clean, "nothing of them"), (copied, f"so {WORDS} they said")):
+        folder.mkdir()
+        (folder / "rows.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    assert rewardds("scan", clean, private, *columns)[0] == 0
+    code, out, _ = rewardds("scan", copied, private, *columns)
+    assert code == 1
+    assert "rows.jsonl" in out
+    assert "amber" not in out
+
+
+def test_a_pool_is_tuned_on(rewardds, bundle, tmp_path):
+    row = SyntheticRow("q1", "Who?", ("a", "b"), (1.0, 0.5), (2.0, 3.0), 0, 1)
+    write_pool(tmp_path / "pool", Pool((row,), (row,), 1.0))
+    told = ("--llm", "tiny-random", "--epochs", 1, "--batch", 1, "--micro-batch", 1)
+    out = ("--out", tmp_path / "model", "--dtype", "float32")
+    code, said, err = rewardds("finetune", bundle, tmp_path / "pool", *told, *out)
+    assert code == 0, err
+    assert "tuned on 1 rows" in said
+    assert (tmp_path / "model" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("plan", "--n", "20", "--epsilon", "-1"), "epsilon is -1"),
+        (("plan", "--n", "20", "--delta", "0.5"), "delta is 0.5"),
+        (("plan", "--n", "20", "--batch", "64"), "batch is 64"),
+        (("plan", "--n", "20", "--split", "2", "--batch", "2"), "the split is 2"),
+        (("verify", "{}"), "hashes.json"),
+        (("filter", "{}", "rows.jsonl"), "hashes.json"),
+        (("finetune", "{bundle}", "{}"), "holds no pool"),
+        (("run", "{}/none.toml"), "none.toml"),
+        (("client", "fit", "{}/none.jsonl"), "none.jsonl"),
+        (("client", "fit", "{}/none.jsonl", "--column", "q"), "FIELD=COLUMN"),
+        (("eval", "tiny-random", "cooking", "--data", "{}"), "cooking"),
+    ],
+)
+def test_bad_input_is_one_line(rewardds, bundle, tmp_path, arguments, message):
+    told = [each.format(tmp_path, bundle=bundle) for each in arguments]
+    code, out, err = rewardds(*told)
+    assert code != 0
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert not any(tmp_path.iterdir())

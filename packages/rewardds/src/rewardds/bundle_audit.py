@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lipogram.llm.adapters import without_adapter
 from lipogram.llm.text import pad_id
 from rewardds.audit_report import AuditReport, audit_canaries
 from rewardds.bundle import read_bundle
@@ -58,7 +57,7 @@ def audit_bundle(
 
     references = None
     if hasattr(loaded.model, "peft_config"):
-        with without_adapter(loaded.model):
+        with loaded.model.disable_adapter():
             references = {"generator": losses()}
     return audit_canaries(
         canaries,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def run_demo(
     size = size or (FULL if full else QUICK)
     data = read_dreaddit()
     settings = _settings(size, seed, base)
-    run = Run.create(folder, {"seed": seed, "size": size, "base": str(base)}, package=_PACKAGE)
+    run = Run.create(folder, {"seed": seed, "size": asdict(size), "base": str(base)}, package=_PACKAGE)
     began = time.monotonic()
     canaries = _canaries(run.folder / "canaries.json")
     cut = [_shortened(post) for post in data.train]
@@ -160,7 +160,7 @@ def _settings(size: Size, seed: int, base: Any) -> PipelineSettings:
         asked=[request(label) for label in (0, 1)],
         questions=size.rows,
         candidates=size.candidates,
-        sampling={"answer_tokens": 64, "top_p": 0.95, "seed": seed},
+        sampling={"answer_tokens": 80, "top_p": 0.95, "seed": seed},
         keep=size.keep,
         alpha=1.0,
         stages=size.stages,

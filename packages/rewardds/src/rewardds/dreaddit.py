@@ -35,7 +35,7 @@ DOMAIN = "everyday life and how stressed one is"
 Form = Literal["label-to-post", "post-to-label"]
 """What is asked and what is answered: a post of a given label, or the label of a given post."""
 
-_REQUEST = "Write a post by someone who is {} about it."
+_REQUEST = "Write a post of one or two sentences by someone who is {}."
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,12 +7,13 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import torch
 
 from lipogram.errors import InvalidSetting
 from lipogram.llm.seeds import rng
-from rewardds.backends import Backend, Completion, Drawing, Prompt
+from rewardds.backends import Backend, Drawing, Prompt
 from rewardds.errors import TooFewQuestions
 from rewardds.near_duplicates import NearDuplicates
 from rewardds.prompts import Prompts
@@ -130,7 +131,7 @@ class Sampler:
         seeds: Iterable[str] = (),
         settings: SamplingSettings | None = None,
         gate: ReleaseGate | None = None,
-        folder: str | None = None,
+        folder: str | Path | None = None,
         source: str = "",
         shard_size: int = 64,
     ):
@@ -138,7 +139,7 @@ class Sampler:
         gate.admit("sampling", prompts=prompts, settings=settings, source=source)
         self.seeds = gate.seeds(seeds)
         self.settings = SamplingSettings() if settings is None else settings
-        self._backend, self._prompts = backend, prompts
+        self._backend, self._prompts, self._gate = backend, prompts, gate
         drawn = {
             "source": source,
             "prompts": prompts.to_json(),
@@ -199,6 +200,23 @@ class Sampler:
                 TooFewQuestions,
                 stacklevel=2,
             )
+        return self._answered(questions, attempts, dropped)
+
+    def rows_of(self, questions: Sequence[str]) -> tuple[list[SyntheticRow], SamplingCounts]:
+        """Candidates for given questions, public or synthetic ones; one may be there many times.
+
+        Raises:
+            PrivateText, InvalidSetting: a question that is private, or none.
+        """
+        asked = self._gate.seeds(questions)
+        if not asked:
+            raise InvalidSetting("there are no questions to answer")
+        return self._answered(dict(enumerate(questions)), len(questions), Counter())
+
+    def _answered(
+        self, questions: dict[int, str], attempts: int, dropped: Counter[str]
+    ) -> tuple[list[SyntheticRow], SamplingCounts]:
+        """Draw what is missing of the answers and filter them."""
         self.draw_answers(questions)
         answers = self._shards.done("answer")
         faults: Counter[str] = Counter()
@@ -251,7 +269,7 @@ class Sampler:
         return kept, len(kept) + dropped.total(), dropped
 
     def _fault(self, text: str, finish: str, bounds: RowFilter) -> str | None:
-        return bounds.fault(text) if Completion(text, finish).ended else finish
+        return bounds.fault(text) if finish == "stop" else finish
 
     def _question_work(self, numbers: Sequence[int]) -> list[list[str]]:
         asked = [
