@@ -13,6 +13,7 @@ from transformers import LogitsProcessorList, TopPLogitsWarper
 from lipogram.errors import InvalidSetting, MissingExtra, NotFinite, OverBudget
 from lipogram.llm import generate
 from lipogram.llm.tiny import EOS, byte_tokenizer, tiny_random
+from rewardds import hf_backend
 from rewardds.backends import Completion, Drawing, Prompt, draw_seed, make_backend, turn_end
 from rewardds.hf_backend import HFBackend, draw_tokens
 from rewardds.prompts import Prompts, prompt_text
@@ -206,6 +207,20 @@ def test_a_nucleus_of_one_token_and_of_all():
     assert set(draw_tokens(rows, 1.0, 1e-9, streams).tolist()) == {1}  # ties to the lowest id
     assert set(draw_tokens(rows, 50.0, 1.0, streams).tolist()) == {0, 1, 2, 3}
     assert set(draw_tokens(rows, 1e-3, 1.0, streams).tolist()) == {1, 2}
+
+
+def test_the_few_most_probable_tokens_give_the_same_draws_as_all(monkeypatch):
+    logits = 3 * torch.randn(60, 400, generator=torch.Generator().manual_seed(4))
+    logits[20:40] = logits[20:40].round()  # ties, at the edge of the few as well
+    logits[40:] *= 0.01  # where they never suffice
+
+    def drawn(few):
+        monkeypatch.setattr(hf_backend, "_FEW", few)
+        streams = [torch.Generator().manual_seed(i) for i in range(60)]
+        return draw_tokens(logits, 1.0, 0.7, streams).tolist()
+
+    whole = drawn(400)
+    assert [drawn(few) for few in (1, 5, 20, 100, 10_000)] == [whole] * 5
 
 
 def test_seeds_are_those_of_key_draw_and_run():

@@ -145,12 +145,12 @@ def test_prompts_hold_the_domain_and_public_seeds_and_nothing_else(backend):
 def test_stopped_and_taken_up_nothing_is_drawn_twice(backend, expected, tmp_path):
     class Dies(Counting):
         def generate(self, prompts, n=1, drawing=None):
-            if len(self.asked) >= 16:
+            if len(self.asked) >= 8:
                 raise KeyboardInterrupt
             return super().generate(prompts, n, drawing)
 
     drawn, deaths = [], 0
-    for _ in range(20):
+    for _ in range(40):
         mortal = Dies(backend)
         try:
             found = sampler(mortal, folder=tmp_path, shard_size=8).rows(12)
@@ -162,7 +162,7 @@ def test_stopped_and_taken_up_nothing_is_drawn_twice(backend, expected, tmp_path
         break
     assert found == expected
     assert len(drawn) == len(set(drawn))
-    assert deaths == 2
+    assert deaths >= 2
 
 
 def test_workers_share_a_folder(backend, expected, tmp_path):

@@ -47,8 +47,9 @@ class HFBackend:
         self.batch_size = batch_size
         end = turn_end(self.tokenizer)
         # A stop string is looked for at every step: only where the end of sequence is another.
-        known = end is None or end == self.tokenizer.eos_token_id
-        self._stop = () if known else (self.tokenizer.convert_ids_to_tokens(end),)
+        self._stop: tuple[str, ...] = ()
+        if end is not None and end != self.tokenizer.eos_token_id:
+            self._stop = (str(self.tokenizer.convert_ids_to_tokens(end)),)
 
     def generate(
         self, prompts: Sequence[Prompt], n: int = 1, drawing: Drawing = DRAWING
@@ -102,6 +103,10 @@ class HFBackend:
         return [Completion(each.text, each.finish_reason) for each in said]
 
 
+_FEW = 512
+"""Tokens that are looked at before all are."""
+
+
 class _Halved(Exception):
     """Memory ran out, and :func:`generate` went on with fewer rows than there are streams."""
 
@@ -148,10 +153,32 @@ def draw_tokens(
         streams: b generators on the CPU; each gives one number.
     """
     probs = (logits / temperature).softmax(-1).double()
-    ranked, tokens = torch.sort(probs, dim=-1, descending=True, stable=True)
+    uniform = [torch.rand((), generator=stream, dtype=torch.float64) for stream in streams]
+    at = torch.stack(uniform).to(probs.device)[:, None]
+    if top_p == 1:
+        ends = probs.cumsum(-1)
+        return _inverted(ends, at * ends[:, -1:], probs.shape[-1])[:, 0]
+    tokens = torch.empty(len(probs), dtype=torch.long, device=probs.device)
+    # Few tokens reach top_p as a rule, and to find them is far less than to sort a vocabulary.
+    few, ids = probs.topk(min(_FEW, probs.shape[-1]), dim=-1)
+    short = (few * (few > few[:, -1:])).sum(-1) > top_p + 1e-9  # ties with the last may be left out
+    ids, order = ids.sort(dim=-1)
+    few = few.gather(1, order)
+    tokens[short] = _in_nucleus(few[short], ids[short], top_p, at[short])
+    every = torch.arange(probs.shape[-1], device=probs.device).expand_as(probs)
+    tokens[~short] = _in_nucleus(probs[~short], every[~short], top_p, at[~short])
+    return tokens
+
+
+def _in_nucleus(probs: Tensor, ids: Tensor, top_p: float, at: Tensor) -> Tensor:
+    """(b,) tokens; `ids` ascend, and hold the nucleus."""
+    ranked, order = torch.sort(probs, dim=-1, descending=True, stable=True)
     ends = ranked.cumsum(-1)
     kept = (ends - ranked < top_p).sum(-1, keepdim=True)  # the first always
-    uniform = [torch.rand((), generator=stream, dtype=torch.float64) for stream in streams]
-    at = torch.stack(uniform).to(ends.device)[:, None] * ends.gather(1, kept - 1)
-    places = torch.searchsorted(ends, at, right=True).minimum(kept - 1)
-    return tokens.gather(1, places)[:, 0]
+    places = _inverted(ends, at * ends.gather(1, kept - 1), kept)
+    return ids.gather(1, order.gather(1, places))[:, 0]
+
+
+def _inverted(ends: Tensor, at: Tensor, kept: Tensor | int) -> Tensor:
+    """(b, 1) first places whose cumulated probability is above `at`, of the first `kept`."""
+    return torch.searchsorted(ends, at, right=True).clamp(max=kept - 1)

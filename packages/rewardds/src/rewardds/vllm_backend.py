@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ class VLLMBackend:
 
     def __init__(self, model: Any, *, adapter: str | Path | None = None, **options: Any):
         try:
-            import vllm
-            from vllm.lora.request import LoRARequest
+            vllm = import_module("vllm")
+            lora = import_module("vllm.lora.request")
         except ImportError as error:
             raise MissingExtra("vllm", "pip install vllm (Linux with an accelerator)") from error
         named = isinstance(model, (str, Path))
@@ -53,7 +54,7 @@ class VLLMBackend:
             options = {"enable_lora": True, "max_lora_rank": 64} | options
         self._llm: Any = vllm.LLM(model=str(model), **options) if named else model
         self._params = vllm.SamplingParams
-        self._lora = None if adapter is None else LoRARequest("adapter", 1, str(adapter))
+        self._lora = None if adapter is None else lora.LoRARequest("adapter", 1, str(adapter))
         self.tokenizer = self._llm.get_tokenizer()
         self._end = turn_end(self.tokenizer)
 
