@@ -4,7 +4,7 @@ import warnings
 import pytest
 
 from lipogram.errors import InvalidSetting
-from rewardds.accounting import Release, epsilon
+from rewardds.accounting import BoundedRelease, Release, epsilon
 from rewardds.errors import UnreachablePrivacy, WeakAmplification
 from rewardds.group_privacy import group_epsilons, largest_group
 from rewardds.plan import PrivacyPlan, RunPlan, default_delta
@@ -94,6 +94,14 @@ def test_a_group_without_sampling_is_a_larger_sensitivity():
     for size in (2, 7):
         found = epsilon([Release(10.0, 1.0, 4)], 1e-6, group=size)
         assert found == pytest.approx(epsilon([Release(10.0 / size, 1.0, 4)], 1e-6), rel=1e-3)
+
+
+def test_a_group_goes_from_neighbour_to_neighbour_where_only_epsilon_is_known():
+    assert epsilon([BoundedRelease(0.4)], 1e-9, group=3) == pytest.approx(1.2, rel=1e-3)
+    delta = 1e-9 * (1 + math.exp(0.4) + math.exp(0.8))  # of three, each seen from its neighbour
+    pair = [BoundedRelease(0.4, 1e-9)]
+    assert epsilon(pair, delta * 0.99, group=3) == math.inf
+    assert epsilon(pair, delta * 1.01, group=3) == pytest.approx(1.2, rel=1e-3)
 
 
 def test_five_pairs_clipped_one_by_one_cost_five_times_as_much():
