@@ -209,6 +209,22 @@ def test_what_the_draws_depend_on_may_not_change(backend, tmp_path, change):
         Sampler(backend, Prompts(), seeds=SEEDS, settings=SETTINGS, folder=tmp_path)
 
 
+def test_given_questions_have_answers_of_their_own(backend, tmp_path):
+    own = sampler(backend, folder=tmp_path)
+    drawn, _ = own.rows(2)
+    told = own.rows_of(["Is it deep?", "Is it wide?", "Is it deep?"])
+    assert told == sampler(backend).rows_of(["Is it deep?", "Is it wide?", "Is it deep?"])
+    other, _ = own.rows_of(["Is it wide?", "Is it deep?"])
+    assert {row.question for row in told[0]} <= {"Is it deep?", "Is it wide?"}
+    assert told[1].answers == 12
+    again = Counting(backend)
+    assert sampler(again, folder=tmp_path).rows(2)[0] == drawn
+    assert sampler(again, folder=tmp_path).rows_of(["Is it wide?", "Is it deep?"])[0] == other
+    assert again.asked == []
+    with pytest.raises(InvalidSetting, match="no questions"):
+        own.rows_of([])
+
+
 class Says:
     """A backend of few words, for what a real one does too seldom."""
 

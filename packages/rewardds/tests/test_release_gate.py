@@ -137,6 +137,14 @@ def test_sampling_draws_nothing_for_private_seeds(tmp_path, seeds, error):
     assert not folder.exists()
 
 
+def test_nothing_private_is_answered(tmp_path):
+    sampler = Sampler(Never(), Prompts(), gate=ReleaseGate(NGRAMS), folder=tmp_path)
+    for asked, error in ((PRIVATE, PrivateObject), (["Why is it so?", SHORT], PrivateText)):
+        with pytest.raises(error):
+            sampler.rows_of(asked)
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["shards.json"]
+
+
 def test_a_gate_without_ngrams_still_knows_the_type():
     gate = ReleaseGate()
     assert gate.seeds([LONG]) == (LONG,)  # a server cannot know

@@ -164,18 +164,8 @@ class Sampler:
         return self._distinct(count)[0]
 
     def draw_answers(self, questions: dict[int, str]) -> None:
-        """Draw the answers to those questions that are not answered yet."""
-
-        def work(numbers: list[int]) -> list[list[list[str]]]:
-            asked = [
-                Prompt(f"answer {i}", self._prompts.answer_turns(questions[i])) for i in numbers
-            ]
-            drawn = self._backend.generate(
-                asked, self.settings.candidates, self.settings.answer_drawing
-            )
-            return [[[each.text, each.finish] for each in answers] for answers in drawn]
-
-        self._shards.complete("answer", questions, work)
+        """Draw the answers to those questions, of :meth:`questions`, that have none yet."""
+        self._draw("answer", questions)
 
     def rows(self, count: int) -> tuple[list[SyntheticRow], SamplingCounts]:
         """Sample `count` questions with their candidates.
@@ -211,14 +201,33 @@ class Sampler:
         asked = self._gate.seeds(questions)
         if not asked:
             raise InvalidSetting("there are no questions to answer")
-        return self._answered(dict(enumerate(questions)), len(questions), Counter())
+        # Kept by the questions: their numbers are no numbers of questions that were drawn.
+        kind = f"given{_digest(asked)[:12]}"
+        return self._answered(dict(enumerate(asked)), len(asked), Counter(), kind)
+
+    def _draw(self, kind: str, questions: dict[int, str]) -> dict[int, list[list[str]]]:
+        """[text, finish] of each answer, by the number of the question."""
+
+        def work(numbers: list[int]) -> list[list[list[str]]]:
+            asked = [
+                Prompt(f"answer {i}", self._prompts.answer_turns(questions[i])) for i in numbers
+            ]
+            drawn = self._backend.generate(
+                asked, self.settings.candidates, self.settings.answer_drawing
+            )
+            return [[[each.text, each.finish] for each in answers] for answers in drawn]
+
+        return self._shards.complete(kind, questions, work)
 
     def _answered(
-        self, questions: dict[int, str], attempts: int, dropped: Counter[str]
+        self,
+        questions: dict[int, str],
+        attempts: int,
+        dropped: Counter[str],
+        kind: str = "answer",
     ) -> tuple[list[SyntheticRow], SamplingCounts]:
         """Draw what is missing of the answers and filter them."""
-        self.draw_answers(questions)
-        answers = self._shards.done("answer")
+        answers = self._draw(kind, questions)
         faults: Counter[str] = Counter()
         rows = []
         for number, question in questions.items():
