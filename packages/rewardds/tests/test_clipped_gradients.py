@@ -330,8 +330,10 @@ def test_a_failed_pass_does_not_reach_the_next():
     gradients = ClippedGradients(model, failing, 1.0, "ghost", JOINED)
     with pytest.raises(KeyError):
         gradients.add(rows)
+    assert not gradients._hooks.sources  # which hold the whole graph
     gradients.loss = CausalLMLoss()
     gradients.add(rows)
+    assert not gradients._hooks.sources
     gradients.close()
     assert apart(flat(gradients.sums), clipped(model, CausalLMLoss(), rows, 1.0, "ghost")[0]) == 0
 

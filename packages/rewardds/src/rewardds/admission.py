@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from opacus.validators import ModuleValidator
+from opacus.validators import ModuleValidator  # type: ignore[import-untyped]
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 

@@ -20,7 +20,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping
+from opacus.grad_sample import (  # type: ignore[import-untyped]
+    GradSampleHooks,
+    GradSampleHooksFastGradientClipping,
+)
 from torch import Tensor, nn
 
 from lipogram.analytic.settings import one_of, positive
@@ -295,10 +298,10 @@ class _Sources:
             self.sources.append(output)
 
 
-class _Hooks(_Sources, GradSampleHooks):  # type: ignore[misc]
+class _Hooks(_Sources, GradSampleHooks):
     GRAD_SAMPLERS = SAMPLES
 
 
-class _Ghost(_Sources, GradSampleHooksFastGradientClipping):  # type: ignore[misc]
+class _Ghost(_Sources, GradSampleHooksFastGradientClipping):
     GRAD_SAMPLERS = SAMPLES
     NORM_SAMPLERS = NORMS

@@ -14,7 +14,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping
+from opacus.grad_sample import (  # type: ignore[import-untyped]
+    GradSampleHooks,
+    GradSampleHooksFastGradientClipping,
+)
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
