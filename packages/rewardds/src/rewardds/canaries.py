@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -150,5 +149,5 @@ def _word(generator: np.random.Generator, syllables: int) -> str:
     )
 
 
-def _letter(generator: np.random.Generator, letters: Sequence[str]) -> str:
-    return letters[generator.integers(len(letters))]
+def _letter(generator: np.random.Generator, letters: str) -> str:
+    return letters[int(generator.integers(len(letters)))]

@@ -122,8 +122,6 @@ def epsilon_lower_bound(
         p = one_run_p_value(canaries, guesses, correct, epsilon=epsilon, delta=delta)
         return p <= 1 - confidence
 
-    if not refuted(0.0):
-        return 0.0
     low, high = 0.0, 1.0
     while refuted(high):
         low, high = high, 2 * high
