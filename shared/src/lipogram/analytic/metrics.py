@@ -150,7 +150,8 @@ def amca(points: Sequence[Mapping[Label, float]], classes: Iterable[Label] = ())
     """Mean over the test points of the mean over the classes of accuracy.
 
     A class in the test set that was not learned yet counts with its accuracy (0); a class without a
-    test sample does not count and is listed.
+    test sample does not count and is listed. (Avalanche 0.6 counts it as 0 once an earlier point
+    has tested it; where every point tests every class both give the same.)
 
     Args:
         points: :func:`per_class_accuracy` at each test point.
