@@ -23,7 +23,8 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 AT_A_TIME = 2
-LONG = ("ftunlearn", "rewardds", "dpcr")  # many minutes each; begun last they would run alone in the end
+# Many minutes each; begun last they would run alone in the end.
+LONG = ("ftunlearn", "rewardds", "dpcr")
 # Two pools of threads on the same cores spin against each other.
 THREADS = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),

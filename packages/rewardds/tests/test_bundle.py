@@ -10,7 +10,7 @@ import torch
 from lipogram.errors import CorruptState, FolderInUse, InvalidSetting
 from lipogram.llm import tiny_random
 from lipogram.llm.tuning import lora_config, prepare_lora
-from rewardds.bundle import file_hashes, read_bundle, write_bundle
+from rewardds.bundle import file_hashes, read_bundle, save_proxy, write_bundle
 from rewardds.prompts import Prompts
 from rewardds.reward_model import RewardModel
 
@@ -23,7 +23,7 @@ def adapted(seed):
     model = prepare_lora(model, lora_config(model, r=2), checkpointing=False)
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
-        if "lora_B" in name:
+        if "lora_" in name:
             torch.nn.init.normal_(weight, std=0.1, generator=generator)
     return model.eval()
 
@@ -37,6 +37,7 @@ def proxies():
 def written(proxies, tmp_path_factory):
     folder = tmp_path_factory.mktemp("out") / "bundle"
     generator, reward = proxies
+    generator.peft_config["default"].base_model_name_or_path = "someones/own/models/base"
     write_bundle(folder, generator=generator, reward=reward, privacy={"n": 3}, config=CONFIG)
     return folder
 
@@ -60,6 +61,9 @@ def test_the_proxies_come_back_from_their_base_name(written, proxies):
         assert torch.equal(judge.model(input_ids=IDS), reward.eval()(input_ids=IDS))
     assert judge.tokenizer.pad_token_id == loaded.tokenizer.pad_token_id
     assert list(written.parent.iterdir()) == [written]
+    for proxy in ("generator", "reward"):  # and no path of the machine that it was made on
+        held = json.loads((written / proxy / "adapter_config.json").read_text())
+        assert held["base_model_name_or_path"] == "tiny-random"
 
 
 def test_it_is_written_once_and_whole(written, proxies, tmp_path):
@@ -82,8 +86,7 @@ def test_it_is_written_once_and_whole(written, proxies, tmp_path):
 def test_what_is_on_no_list_does_not_get_in(proxies, tmp_path):
     generator, reward = proxies
     folder = tmp_path / "proxy"
-    generator.save_pretrained(folder)
-    (folder / "README.md").unlink()
+    save_proxy(generator, folder, "tiny-random")
     (folder / "optimizer.safetensors").write_bytes(b"moments")
     with pytest.raises(CorruptState, match=r"optimizer\.safetensors does not belong"):
         write_bundle(tmp_path / "new", generator=folder, reward=reward, privacy={}, config=CONFIG)
@@ -94,9 +97,9 @@ def losses(folder):
     (folder / "losses.json").write_text("[]")
 
 
-def link(folder):
-    (folder / "privacy.json").unlink()
-    (folder / "privacy.json").symlink_to(folder / "config.json")
+def link(folder):  # to a file with the right contents, that can change later
+    (folder / "privacy.json").rename(folder.parent / "elsewhere.json")
+    (folder / "privacy.json").symlink_to(folder.parent / "elsewhere.json")
 
 
 def other_claim(folder):

@@ -117,21 +117,5 @@ def evaluate(
         typer.echo(evaluation_table(tables))
 
 
-def bench(as_json: AsJson = False) -> None:
-    """Tokens a second beside plain training, the scorer beside one at a time: minutes."""
-    from lipogram.console import show
-    from rewardds.benchmark import run_benchmark
-
-    found = run_benchmark()
-    if as_json:
-        typer.echo(json.dumps(found.as_dict()))
-    else:
-        typer.echo(found.setting)
-        show(found.table())
-    if found.failures():
-        typer.echo(f"below its floor: {'; '.join(found.failures())}", err=True)
-        raise typer.Exit(1)
-
-
-COMMANDS = (plant, audit, scan, bench)
+COMMANDS = (plant, audit, scan)
 NAMED = {"eval": evaluate}

@@ -86,7 +86,8 @@ def run_demo(
     size = size or (FULL if full else QUICK)
     data = read_dreaddit()
     settings = _settings(size, seed, base)
-    run = Run.create(folder, {"seed": seed, "size": asdict(size), "base": str(base)}, package=_PACKAGE)
+    asked = {"seed": seed, "size": asdict(size), "base": str(base)}
+    run = Run.create(folder, asked, package="lipogram-rewardds")
     began = time.monotonic()
     canaries = _canaries(run.folder / "canaries.json")
     cut = [_shortened(post) for post in data.train]
@@ -125,9 +126,6 @@ def run_demo(
     write_demo_report(run, done, settings.plan(records.n), scores, audit, overlap)
     run.summary(summary)
     return summary
-
-
-_PACKAGE = "lipogram-rewardds"
 
 
 def _settings(size: Size, seed: int, base: Any) -> PipelineSettings:
