@@ -22,10 +22,8 @@ def made(model_type, *, dtype=torch.float64, **config):
     adapted = prepare_lora(model, lora_config(model, r=2), checkpointing=False)
     generator = torch.Generator().manual_seed(1)
     for name, weight in adapted.named_parameters():
-        if "lora_B" in name:
+        if "lora_" in name:
             torch.nn.init.normal_(weight, std=0.3, generator=generator)
-            weight.data = weight.to(dtype)
-        if "lora_A" in name:
             weight.data = weight.to(dtype)
     return adapted.eval()
 

@@ -62,6 +62,17 @@ def test_without_the_nonprivate_one_three_and_more_are_left():
     assert better("own", "offtopic")
 
 
+def test_the_own_answer_to_a_foreign_question_is_the_worse_one():
+    asked = {"offquestion": {record.id: "Another?" for record in RECORDS}}
+    row = preference_rows(UNITS, asked, TOKENIZER, PROMPTS, max_length=512).rows[4]
+    assert row.pairs == [(0, 1)]
+    chosen, rejected = (text(found) for found in row.sequences)
+    assert "Question 4?" in chosen
+    assert "Another?" in rejected
+    assert "Answer 4." in chosen
+    assert "Answer 4." in rejected
+
+
 def test_equal_answers_make_no_pair_and_the_row_stays():
     found = answers("init", "dp")
     found["dp"]["r0"] = "Answer 0."
@@ -163,6 +174,18 @@ def test_a_persons_records_are_one_unit():
     for kind, per_group in (("person", 1), ("group", 0)):
         with pytest.raises(InvalidSetting):
             privacy_units(PrivateRecords(records, KEY), kind, per_group=per_group)
+
+
+def test_a_template_that_adds_a_system_message_is_kept_from_it():
+    talkative = byte_tokenizer()
+    talkative.chat_template = (
+        "{% if messages[0]['role'] != 'system' %}{{ 'You are helpful.' }}{% endif %}"
+        + talkative.chat_template
+    )
+    asked = prompt_text(talkative, PROMPTS.question_turns())
+    found, _ = sequence(talkative, PROMPTS.question_turns("q"), 512)
+    assert "helpful" not in asked + text(found)
+    assert text(found).startswith(asked)
 
 
 def test_no_system_message_is_the_templates_own():

@@ -24,6 +24,7 @@ from rewardds.errors import (
 )
 from rewardds.ledger import PrivacyLedger
 from rewardds.plan import PrivacyPlan, RunPlan
+from rewardds.proxy_models import trainable
 from rewardds.records import PrivateRecords, PublicRecords, Record
 from rewardds.verification import verify
 
@@ -241,3 +242,16 @@ def test_what_is_not_as_planned_is_refused_and_nothing_is_written(plan, tmp_path
     with pytest.raises(InvalidSetting, match="no run for the reward"):
         client(alone, tmp_path)
     assert files(tmp_path) == set()
+
+
+def test_adapters_start_from_the_public_seed_alone():
+    def adapter(seed):
+        model = trainable(tiny_random("llama", layers=1, width=16).model, "lora", None, seed)
+        return torch.cat([p.flatten() for p in model.parameters() if p.requires_grad])
+
+    state = torch.get_rng_state()
+    first = adapter(3)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    assert torch.equal(adapter(3), first)
+    assert not torch.equal(adapter(4), first)

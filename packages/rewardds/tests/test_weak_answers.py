@@ -25,7 +25,7 @@ def loaded():
     loaded.model = prepare_lora(loaded.model, lora_config(loaded.model, r=2), checkpointing=False)
     generator = torch.Generator().manual_seed(1)
     for name, weight in loaded.model.named_parameters():
-        if "lora_B" in name:
+        if "lora_" in name:
             torch.nn.init.normal_(weight, generator=generator)
     return loaded
 
@@ -36,7 +36,7 @@ def maker(loaded, **settings):
 
 def test_what_is_left_out_does_not_change_the_others(loaded):
     make = maker(loaded, examples=PUBLIC, batch_size=1)
-    for source in ("dp", "dp_early", "fewshot", "corrupt", "offtopic"):
+    for source in ("dp", "dp_early", "fewshot", "corrupt", "offtopic", "offquestion"):
         whole = make.of(RECORDS, source, loaded.model)
         assert list(whole) == [record.id for record in RECORDS]
         renamed = [Record(f"x{i}", r.instruction, r.response) for i, r in enumerate(RECORDS[1:])]
@@ -118,6 +118,14 @@ def test_spoilt_answers_differ_and_are_of_the_record_alone(text):
     assert len(kinds) > 1 or " " not in text
 
 
+def test_a_foreign_question_is_public_and_never_the_own_one():
+    make = WeakAnswers(None, Prompts(), examples=PUBLIC)
+    asked = [Record(f"r{i}", f"Public {i % 6}?", f"{i}") for i in range(40)]
+    found = make.of(asked, "offquestion")
+    assert set(found.values()) == {record.instruction for record in PUBLIC}
+    assert all(found[record.id] != record.instruction for record in asked)
+
+
 def test_an_answer_of_nothing_cannot_be_spoilt():
     assert corrupted(Record("a", "q", "")) == ""
     assert corrupted(Record("a", "q", "x")) == ""
@@ -134,5 +142,8 @@ def test_sources_that_would_not_work_or_not_be_private():
     for examples in (None, silent):
         with pytest.raises(InvalidSetting, match="'fewshot' needs public records"):
             check_sources(("fewshot",), examples=examples, allow_nonprivate=False)
+    one = PublicRecords([Record("p", "q", "a"), Record("r", "", "a"), Record("s", "q", "b")])
+    with pytest.raises(InvalidSetting, match="two questions"):
+        check_sources(("offquestion",), examples=one, allow_nonprivate=False)
     with pytest.raises(InvalidSetting, match="'dp' needs the model"):
         WeakAnswers(None, Prompts()).of(RECORDS, "dp")

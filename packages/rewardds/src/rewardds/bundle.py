@@ -179,8 +179,10 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 def save_proxy(model: Any, folder: Path, base: str) -> None:
     """Write what was trained of a model: its adapter, or all of it where it has none."""
+    # PEFT would ask the hub whether the base's vocabulary was changed; no proxy changes it.
+    how = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
     with quiet():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, **how)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     if path.exists():  # PEFT writes the path of this machine

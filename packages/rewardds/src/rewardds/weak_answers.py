@@ -71,7 +71,8 @@ def check_sources(
             f"the weak source {lacking[0]!r} needs public records with answers: pass them as "
             "public_seeds, or leave it out"
         )
-    if "offquestion" in sources and not (examples and len({r.instruction for r in examples}) > 1):
+    asked = {record.instruction for record in examples or ()} - {""}
+    if "offquestion" in sources and len(asked) < 2:
         raise InvalidSetting(
             "the weak source 'offquestion' needs public records with two questions or more: pass "
             "them as public_seeds, or leave it out"
