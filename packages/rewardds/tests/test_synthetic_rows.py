@@ -67,8 +67,8 @@ def test_a_refined_row_knows_its_parent_and_keeps_its_root():
     assert second.question == PLAIN.question
     assert second.candidates == ("best", "good")
     assert (second.rewards, second.chosen, second.rejected) == ((), None, None)
-    odd = SyntheticRow("mail@1", "Q", ())  # an id of a row as sampled is never cut
-    assert odd.refined(["a"]).id == "mail@1@1"
+    odd = SyntheticRow("mail@0", "Q", ())  # an id of a row as sampled is never cut
+    assert odd.refined(["a"]).id == "mail@0@1"
 
 
 def test_training_reads_the_chosen_and_the_rejected_answer():
