@@ -111,6 +111,7 @@ def test_nothing_else_is_changed(method: str, rank: int | None) -> None:
     assert max(dropouts.values()) > 0
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
     trained = {name for name, p in model.model.named_parameters() if p.requires_grad}
+    random.random(), np.random.rand(), torch.rand(1)  # away from where a seed would put them  # noqa: NPY002
     states = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state())  # noqa: NPY002
     cached = model.model.config.use_cache
     finetune(model, ROWS, Tuning(method, 1, 3, 3, lr=1e-2), PROMPTS)
