@@ -98,6 +98,15 @@ def test_a_domain_passes_no_gate(tmp_path):
         ReleaseGate().admit("sample", seeds=data)
 
 
+def test_the_text_of_a_list_is_read_and_never_run(tmp_path):
+    mark = tmp_path / "ran"
+    text = f"[str(__import__('os').mkdir({str(mark)!r}))]"
+    write(tmp_path, {**CODE, "test": [task("Add nothing.", "keep", text)]})
+    with pytest.raises(InvalidRecords, match="'testcase'"):
+        read_domain("code", tmp_path, key=KEY)
+    assert not mark.exists()
+
+
 SECRET = "the quiet heron"
 
 
