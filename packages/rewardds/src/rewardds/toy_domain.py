@@ -115,7 +115,7 @@ class ToyDomain:
         return _written([int(table[i]) for table, i in zip(tables, case.findings, strict=True)])
 
     def slots_right(self, case: Case, answer: str) -> tuple[bool, bool, bool, bool]:
-        """Of drug, dose, days and route, which are the clinic's; none of what is no prescription."""
+        """Of drug, dose, days and route, which are right; none of what is no prescription."""
         words, right = answer.split(), self.answer(case).split()
         if len(words) != len(right) or words[0] != right[0]:
             return (False, False, False, False)
