@@ -13,6 +13,7 @@ from lipogram.errors import InvalidSetting
 from lipogram.llm import tiny_random
 from lipogram.llm.tuning import lora_config, prepare_lora
 from lipogram.secure_noise import secure_stream
+from rewardds import dp_trainer
 from rewardds.dp_trainer import DPTrainer
 from rewardds.errors import (
     InadmissibleModel,
@@ -87,6 +88,22 @@ def test_noise_has_its_variance_and_nothing_else(gradients):
     assert kstest(found[:, ::7].ravel() / math.sqrt(expected), "norm").pvalue > 1e-4
     between = np.corrcoef(found[:-1].ravel(), found[1:].ravel())[0, 1]
     assert abs(between) < 5 / math.sqrt(found.size)
+
+
+def test_the_sensitivity_is_shared_out_so_that_all_numbers_have_one_noise(monkeypatch):
+    seen, add = [], dp_trainer.add_gaussian
+
+    def watched(sums, std, sensitivity, **settings):
+        seen.append((sums[0].numel(), std, sensitivity))
+        return add(sums, std, sensitivity, **settings)
+
+    monkeypatch.setattr(dp_trainer, "add_gaussian", watched)
+    trainer(adapted(), TrainingRun(1.3, 20, 2, 1), clip=0.5).train(made_rows(20))
+    sizes, stds, shares = np.array(seen).T
+    assert len(set(sizes)) > 1
+    assert set(stds) == {1.3 * 0.5}
+    assert (shares**2).sum() == pytest.approx(0.5**2)
+    np.testing.assert_allclose(np.sqrt(sizes) / shares, np.sqrt(sizes.sum()) / 0.5)
 
 
 def test_noise_comes_from_the_system_and_no_seed_brings_it_back(gradients):
@@ -180,6 +197,7 @@ def test_only_what_is_trainable_moves_and_modes_come_back():
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]) == (not parameter.requires_grad), name
         assert parameter.grad is None
+        assert not hasattr(parameter, "grad_sample")
     assert [module.training for module in model.modules()] == training
 
 

@@ -68,6 +68,15 @@ def test_losses_that_couple_rows(loss, mode):
         tried(adapted(), loss, mode)
 
 
+def test_pairs_that_see_other_rows():
+    def coupled(model, batch):
+        return PairwiseRewardLoss()(model, batch) * len(batch)
+
+    for mode in ("hooks", "ghost"):
+        with pytest.raises(InadmissibleModel, match="act on another's gradient"):
+            tried(RewardModel(adapted()), coupled, mode, paired=True)
+
+
 def test_a_loss_that_is_a_mean():
     with pytest.raises(InadmissibleLoss, match=r"3 rows is \(\)"):
         tried(adapted(), lambda model, batch: CausalLMLoss()(model, batch).mean())
