@@ -1,7 +1,6 @@
 """From a bundle to a tuned model, with proxies that have learnt to end what they say."""
 
 import copy
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def taught() -> LoadedModel:
     batch, loss = collate(rows, pad_id=256), CausalLMLoss()
     model.requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(70):
+    for _ in range(60):
         optimizer.zero_grad()
         loss(model, batch).mean().backward()
         optimizer.step()
@@ -234,16 +233,18 @@ def test_engines_that_there_are_not_are_named(base: LoadedModel, bundle: Bundle)
         server(base, bundle, backend="magic")
 
 
-def test_scores_are_of_the_bundles_own_proxies(
-    base: LoadedModel, bundle: Bundle, sampled: list[SyntheticRow]
-) -> None:
-    pool = server(base, bundle).filter(sampled, keep=1, alpha=1.0)
+def test_scores_are_of_the_bundles_own_proxies(base: LoadedModel, bundle: Bundle) -> None:
+    texts = ("a rose", "blood", "qq", "up", "no idea")
+    rows = [SyntheticRow(f"q{i}", question, texts) for i, question in enumerate(CASES)]
+    own = server(base, bundle)
+    by_reward, by_perplexity = (own.filter(rows, keep=1, alpha=alpha).rows for alpha in (1, 0))
     loaded = bundle.load_reward(LoadedModel(copy.deepcopy(base.model), base.tokenizer, base.info))
-    for row in pool.rows:
+    for row in by_reward:
         for candidate, reward in zip(row.candidates, row.rewards, strict=True):
             turns = PROMPTS.judged_turns(row.question, candidate)
             ids = torch.tensor([sequence(base.tokenizer, turns, 512)[0].ids])
             with torch.no_grad():
                 assert reward == pytest.approx(float(loaded.model(input_ids=ids)[0, -1]), abs=1e-4)
         assert row.reward == max(row.rewards)
-    assert math.isfinite(pool.floor)
+    assert all(row.perplexity == min(row.perplexities) for row in by_perplexity)
+    assert [row.chosen for row in by_reward] != [row.chosen for row in by_perplexity]
