@@ -150,7 +150,8 @@ class ToyDomain:
         trained = draw_cases(TRAINING, (PRIVATE,), np.random.default_rng([self.seed, 1]))
         if not held_out:
             return trained[:n]
-        known, found = set(trained), []
+        known = set(trained)
+        found: list[Case] = []
         draw = np.random.default_rng([self.seed, 2])
         while len(found) < n:
             found += [case for case in draw_cases(n, (PRIVATE,), draw) if case not in known]
