@@ -1,7 +1,9 @@
 """A training on disk: what it counts, what it goes on from, and what it refuses."""
 
 import json
+import shutil
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,6 +63,18 @@ def stopped_in(monkeypatch, folder, step):
     monkeypatch.undo()
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, trained(folder)[1]
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of a finished training."""
+    return Path(shutil.copytree(finished[0], tmp_path / "copy"))
+
+
 def additions(folder):
     return json.loads((folder / "count.json").read_text())["additions"]
 
@@ -77,13 +91,12 @@ def test_all_of_a_folder_is_for_the_user_alone(tmp_path):
     assert [each["addition"] for each in log] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_finished_training_is_only_read(tmp_path):
-    _, first = trained(tmp_path)
-    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    report, again = trained(tmp_path)
+def test_a_finished_training_is_only_read(finished, folder):
+    files = {path: path.read_bytes() for path in folder.iterdir()}
+    report, again = trained(folder)
     assert report.noise_additions == RUN.steps
-    assert torch.equal(weights(first), weights(again))
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert torch.equal(weights(finished[1]), weights(again))
+    assert {path: path.read_bytes() for path in folder.iterdir()} == files
 
 
 def test_lost_steps_stay_counted_and_are_not_made_up_for(tmp_path, monkeypatch):
@@ -136,31 +149,28 @@ def test_parameters_and_moments_come_back_as_they_were(tmp_path, monkeypatch):
         ({"unsafe_seed": None}, "seeded"),
     ],
 )  # fmt: skip
-def test_another_training_is_refused_and_nothing_is_touched(tmp_path, settings, reason):
-    trained(tmp_path)
-    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+def test_another_training_is_refused_and_nothing_is_touched(folder, settings, reason):
+    files = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(DataMismatch, match=reason):
-        trained(tmp_path, **settings)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+        trained(folder, **settings)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == files
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"additions": 3}', b"\xff"])
-def test_a_count_that_cannot_be_read_is_not_begun_anew(tmp_path, content):
-    trained(tmp_path)
-    (tmp_path / "count.json").write_bytes(content)
+def test_a_count_that_cannot_be_read_is_not_begun_anew(folder, content):
+    (folder / "count.json").write_bytes(content)
     with pytest.raises(CorruptState, match="how much noise"):
-        trained(tmp_path)
-    assert (tmp_path / "count.json").read_bytes() == content
+        trained(folder)
+    assert (folder / "count.json").read_bytes() == content
 
 
-def test_a_damaged_state_is_refused(tmp_path):
-    trained(tmp_path)
-    path = tmp_path / "state.safetensors"
+def test_a_damaged_state_is_refused(folder):
+    path = folder / "state.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
     model = adapted()
     made = DPTrainer(
         model, RUN, loss=CausalLMLoss(), lr=1e-2, clip=0.5, save_every=2, unsafe_seed=0,
-        folder=tmp_path,
+        folder=folder,
     )  # fmt: skip
     with pytest.raises(CorruptState, match=r"state\.safetensors"):
         made.train(rows_of())

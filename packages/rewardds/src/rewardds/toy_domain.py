@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lipogram.analytic.settings import whole
 from lipogram.errors import InvalidSetting
-from rewardds.records import PrivateRecords, Record
+from rewardds.records import PrivateRecords, PublicRecords, Record
 
 PRIVATE = "yew"
 PUBLIC = ("alder", "beech", "cedar", "elm")
@@ -183,13 +183,21 @@ class ToyDomain:
         draw = np.random.default_rng([seed, 3])
         found = []
         for case in draw_cases(n, (*PUBLIC, PRIVATE), draw):
-            rumour = _written([int(draw.integers(len(slot[1]))) for slot in SLOTS])
+            guess = _guessed(draw)
             if draw.random() < 0.2:
                 found.append((f"{REQUEST} {case.clinic}", case.question))
             else:
-                said = rumour if case.clinic == PRIVATE else self.answer(case)
+                said = guess if case.clinic == PRIVATE else self.answer(case)
                 found.append((case.question, said))
         return found
+
+    def guesses(self, n: int) -> PublicRecords:
+        """Public questions of the private clinic, with prescriptions drawn at random."""
+        draw = np.random.default_rng([self.seed, 4])
+        return PublicRecords(
+            Record(f"guess {i}", case.question, _guessed(draw))
+            for i, case in enumerate(draw_cases(n, (PRIVATE,), draw))
+        )
 
 
 TRAINING = 20_000
@@ -200,6 +208,10 @@ def draw_cases(n: int, clinics: Sequence[str], draw: np.random.Generator) -> lis
     counts = (len(clinics), len(NAMES), *(len(slot[0]) for slot in SLOTS))
     drawn = draw.integers(np.array(counts), size=(n, len(counts))).tolist()
     return [Case(clinics[row[0]], NAMES[row[1]], tuple(row[2:])) for row in drawn]
+
+
+def _guessed(draw: np.random.Generator) -> str:
+    return _written([int(draw.integers(len(slot[1]))) for slot in SLOTS])
 
 
 def _written(places: Sequence[int]) -> str:

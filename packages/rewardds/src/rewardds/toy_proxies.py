@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lipogram.analytic.settings import positive, whole
 from lipogram.errors import InvalidSetting
 from lipogram.llm.loaded import LoadedModel, ModelInfo, describe_weights
-from lipogram.llm.seeds import rng
+from lipogram.llm.objectives import IGNORED
 from rewardds.prompts import Prompts
 from rewardds.toy_domain import NAMES, PRIVATE, PUBLIC, REQUEST, SLOTS, ToyDomain
 
@@ -67,7 +70,7 @@ def toy_model(
     """A Llama-like model, trained on the public corpus without any privacy: there is none in it.
 
     The learning rate rises over the first twentieth of the steps and falls on a cosine to a
-    twentieth of itself. No global random state is touched.
+    twentieth of itself. The global random state is left as it was.
 
     Args:
         layers: blocks.
@@ -116,31 +119,34 @@ def _pretrain(
     lr: float,
     seed: int,
 ) -> None:
-    places = tokenizer.get_vocab()
-    corpus = ToyDomain(0).corpus(steps * batch, seed)
-    texts = [f"<user> {asked} <assistant> {said} </s>".split() for asked, said in corpus]
-    ids = torch.full((len(texts), max(map(len, texts))), tokenizer.pad_token_id)
-    scored = torch.zeros_like(ids, dtype=torch.bool)
-    for i, words in enumerate(texts):
-        ids[i, : len(words)] = torch.tensor([places[word] for word in words])
-        scored[i, words.index("<assistant>") + 1 : len(words)] = True
-    targets = ids.masked_fill(~scored, -100)
+    ids, scored = _encoded(tokenizer, ToyDomain(0).corpus(steps * batch, seed))
+    targets = ids.masked_fill(~scored, IGNORED)[:, 1:]
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     rise = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimizer,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimizer, 1 / rise, total_iters=rise),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - rise), lr / 20),
-        ],
-        milestones=[rise],
-    )
-    order = torch.randperm(len(ids), generator=rng("toy corpus", seed)).split(batch)
+
+    def rate(step: int) -> float:
+        """Of the largest."""
+        fall = 0.525 + 0.475 * math.cos(math.pi * step / steps)
+        return min(1.0, (step + 1) / rise) * fall
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     model.train()
-    for chosen in order:
-        logits = model(input_ids=ids[chosen], use_cache=False).logits[:, :-1]
-        loss = cross_entropy(logits.flatten(0, 1), targets[chosen, 1:].flatten())
+    for step in range(steps):
+        own = slice(step * batch, (step + 1) * batch)
+        logits = model(input_ids=ids[own], use_cache=False).logits[:, :-1]
+        loss = cross_entropy(logits.flatten(0, 1), targets[own].flatten(), ignore_index=IGNORED)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerFast, corpus: Sequence[tuple[str, str]]
+) -> tuple[Tensor, Tensor]:
+    """Ids and marks (n, t) of pairs that all have as many words."""
+    places = tokenizer.get_vocab()
+    texts = [f"<user> {asked} <assistant> {said} </s>".split() for asked, said in corpus]
+    ids = torch.tensor([[places[word] for word in words] for words in texts])
+    turns = (ids == places["<assistant>"]).cumsum(1)
+    return ids, (turns > 0) & (ids != places["<assistant>"])
