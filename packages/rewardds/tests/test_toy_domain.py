@@ -17,6 +17,7 @@ from rewardds.toy_domain import (
     TRAINING,
     Case,
     ToyDomain,
+    corrupted,
     parse_question,
 )
 
@@ -112,7 +113,7 @@ def test_one_word_is_corrupted_by_another_of_its_kind(domain):
     draw = np.random.default_rng(0)
     places = Counter()
     for case in domain.cases(400):
-        spoilt, right = domain.corrupted(case, draw), domain.answer(case)
+        spoilt, right = corrupted(domain.answer(case), draw), domain.answer(case)
         (place,) = [i for i, ok in enumerate(domain.slots_right(case, spoilt)) if not ok]
         assert spoilt.split()[place + 1] in SLOTS[place][1]
         assert len(spoilt.split()) == len(right.split())

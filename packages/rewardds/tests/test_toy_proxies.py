@@ -9,7 +9,7 @@ from lipogram.llm.generation import generate
 from rewardds.backends import turn_end
 from rewardds.prompts import prompt_text, sequence
 from rewardds.sequence_scores import perplexities
-from rewardds.toy_domain import PRIVATE, ToyDomain, parse_question
+from rewardds.toy_domain import PRIVATE, ToyDomain, corrupted, parse_question
 from rewardds.toy_proxies import CONTEXT, PROMPTS, toy_model, toy_tokenizer
 
 
@@ -83,11 +83,11 @@ def test_pretraining_teaches_to_ask_and_to_answer_in_form(read):
 def test_what_is_learnt_lies_in_the_public_tables(read):
     """Loss on public prescriptions, against the same with a word that is not the clinic's."""
     corpus = [(q, a) for q, a in ToyDomain(0).corpus(400, seed=9) if q.startswith("at elm")]
-    domain, draw = ToyDomain(0), np.random.default_rng(0)
+    draw = np.random.default_rng(0)
     groups = [
         [
             sequence(read.tokenizer, PROMPTS.answer_turns(q, said), 64)[0]
-            for said in (a, domain.corrupted(parse_question(q), draw))
+            for said in (a, corrupted(a, draw))
         ]
         for q, a in corpus
     ]

@@ -13,7 +13,7 @@ from rewardds import toy_study
 from rewardds.errors import UnsafeSetting
 from rewardds.plan import RunPlan
 from rewardds.toy_claims import AUC, budget_claims, nothing_claim
-from rewardds.toy_domain import ToyDomain
+from rewardds.toy_domain import ToyDomain, corrupted, parse_question
 from rewardds.toy_proxies import toy_model
 from rewardds.toy_study import ToyOutcome, ToyScale, ToyStudy, accuracy, reward_auc
 from rewardds.verification import verify
@@ -96,14 +96,8 @@ def test_the_share_of_right_answers_is_counted_on_the_rows_of_each_arm(ran):
 
 
 def _right(domain, question):
-    case = toy_study_case(question)
+    case = parse_question(question)
     return None if case is None else domain.answer(case)
-
-
-def toy_study_case(question):
-    from rewardds.toy_domain import parse_question
-
-    return parse_question(question)
 
 
 def test_the_bound_learns_from_the_records_themselves(read):
@@ -118,7 +112,7 @@ def test_accuracy_counts_answers_that_are_right_in_all_four_words(read, monkeypa
     cases = domain.cases(20, held_out=True)
     said = [domain.answer(case) for case in cases]
     draw = np.random.default_rng(0)
-    said[:5] = [domain.corrupted(case, draw) for case in cases[:5]]
+    said[:5] = [corrupted(domain.answer(case), draw) for case in cases[:5]]
     said[5:7] = ["", said[5] + " oral"]
     monkeypatch.setattr(
         toy_study, "generate", lambda *_, **__: [SimpleNamespace(text=text) for text in said]
@@ -135,7 +129,7 @@ def test_the_area_is_that_of_right_against_spoilt_answers(read, monkeypatch):
             for group in groups:
                 texts = [read_text(one.ids).split("<assistant>") for one in group]
                 right = [
-                    sum(domain.slots_right(toy_study_case(q.replace("<user>", "")), a[:-5]))
+                    sum(domain.slots_right(parse_question(q.replace("<user>", "")), a[:-5]))
                     for q, a in texts
                 ]
                 assert right == [4, 3]

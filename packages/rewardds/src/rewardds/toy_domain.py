@@ -127,14 +127,6 @@ class ToyDomain:
         case = parse_question(question)
         return case is not None and answer.split() == self.answer(case).split()
 
-    def corrupted(self, case: Case, draw: np.random.Generator) -> str:
-        """The right prescription but for one word, which is another of its kind."""
-        words = self.answer(case).split()
-        slot = int(draw.integers(len(SLOTS)))
-        others = [word for word in SLOTS[slot][1] if word != words[slot + 1]]
-        words[slot + 1] = others[int(draw.integers(len(others)))]
-        return " ".join(words)
-
     def cases(self, n: int, *, held_out: bool = False) -> list[Case]:
         """Patients of the private clinic, drawn with replacement.
 
@@ -183,11 +175,11 @@ class ToyDomain:
         draw = np.random.default_rng([seed, 3])
         found = []
         for case in draw_cases(n, (*PUBLIC, PRIVATE), draw):
-            guess = _guessed(draw)
+            guessed = guess(draw)
             if draw.random() < 0.2:
                 found.append((f"{REQUEST} {case.clinic}", case.question))
             else:
-                said = guess if case.clinic == PRIVATE else self.answer(case)
+                said = guessed if case.clinic == PRIVATE else self.answer(case)
                 found.append((case.question, said))
         return found
 
@@ -195,7 +187,7 @@ class ToyDomain:
         """Public questions of the private clinic, with prescriptions drawn at random."""
         draw = np.random.default_rng([self.seed, 4])
         return PublicRecords(
-            Record(f"guess {i}", case.question, _guessed(draw))
+            Record(f"guess {i}", case.question, guess(draw))
             for i, case in enumerate(draw_cases(n, (PRIVATE,), draw))
         )
 
@@ -210,7 +202,19 @@ def draw_cases(n: int, clinics: Sequence[str], draw: np.random.Generator) -> lis
     return [Case(clinics[row[0]], NAMES[row[1]], tuple(row[2:])) for row in drawn]
 
 
-def _guessed(draw: np.random.Generator) -> str:
+def corrupted(answer: str, draw: np.random.Generator) -> str:
+    """A prescription with one word replaced by another of its kind; of no prescription, a guess."""
+    words = answer.split()
+    slot = int(draw.integers(len(SLOTS)))
+    if len(words) != len(SLOTS) + 1:
+        return guess(draw)
+    others = [word for word in SLOTS[slot][1] if word != words[slot + 1]]
+    words[slot + 1] = others[int(draw.integers(len(others)))]
+    return " ".join(words)
+
+
+def guess(draw: np.random.Generator) -> str:
+    """A prescription drawn at random."""
     return _written([int(draw.integers(len(slot[1]))) for slot in SLOTS])
 
 

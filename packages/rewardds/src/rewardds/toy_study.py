@@ -10,6 +10,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -22,6 +23,7 @@ from rewardds.baselines import nonprivate_bound, random_subset, shuffled_rewards
 from rewardds.bundle import Bundle, write_bundle
 from rewardds.client_settings import ClientSettings
 from rewardds.finetuning import Tuning, prepare_for_tuning
+from rewardds.generation_proxy import record_number
 from rewardds.plan import PrivacyPlan, RunPlan
 from rewardds.pool import first_pool
 from rewardds.privacy_loss import Release
@@ -29,16 +31,17 @@ from rewardds.privacy_statement import PrivacyStatement
 from rewardds.privacy_units import privacy_units
 from rewardds.prompts import prompt_text, sequence
 from rewardds.proxy_training import ProxyTraining
+from rewardds.records import Record
 from rewardds.refinement import RefinementSettings
 from rewardds.rows import Sequence as TokenSequence
 from rewardds.sampling import SamplingSettings
 from rewardds.sequence_scores import rewards
 from rewardds.server import RewardDSServer
 from rewardds.synthetic import SyntheticRow
-from rewardds.toy_domain import Case, ToyDomain
+from rewardds.toy_domain import Case, ToyDomain, corrupted, guess
 from rewardds.toy_proxies import CONTEXT, PROMPTS
 from rewardds.verification import verify
-from rewardds.weak_answers import check_sources
+from rewardds.weak_answers import WeakAnswers, check_sources
 
 ANSWER_TOKENS, QUESTION_TOKENS = 8, 12
 
@@ -71,13 +74,13 @@ class ToyScale:
     """
 
     records: int = 8192
-    generator: RunPlan = field(default_factory=lambda: RunPlan(256, 2))
-    reward: RunPlan = field(default_factory=lambda: RunPlan(256, 2))
+    generator: RunPlan = field(default_factory=lambda: RunPlan(128, 1))
+    reward: RunPlan = field(default_factory=lambda: RunPlan(64, 3))
     clip: float = 0.5
-    lr: float = 3e-3
+    lr: float = 4e-3
     rank: int = 8
     physical_batch: int = 64
-    weak_sources: tuple[str, ...] = ("offtopic", "dp", "dp_early")
+    weak_sources: tuple[str, ...] = ("corrupt", "offtopic")
     examples: int = 512
     questions: int = 1600
     candidates: int = 6
@@ -151,6 +154,22 @@ class ToyOutcome:
     accuracy: dict[str, float] = field(default_factory=dict)
 
 
+class ToyTraining(ProxyTraining):
+    """As the client's, with answers spoilt by someone who knows which words are of one kind.
+
+    "corrupt" is a record's own answer with one word changed, "offtopic" a guess. Both are made of
+    the record and of public words alone, as the client's are.
+    """
+
+    def _answers(
+        self, weak: WeakAnswers, records: Sequence[Record], sources: Sequence[str], model: Any
+    ) -> dict[str, dict[str, str]]:
+        found = super()._answers(weak, records, sources, model)
+        for source in {"corrupt", "offtopic"} & found.keys():
+            found[source] = {record.id: _spoilt(record, source) for record in records}
+        return found
+
+
 class ToyStudy:
     """Runs the claims.
 
@@ -185,7 +204,7 @@ class ToyStudy:
             answer_batch=64,
             seed=seed,
         )
-        training = ProxyTraining(
+        training = ToyTraining(
             self.base,
             plan,
             settings,
@@ -229,13 +248,16 @@ class ToyStudy:
         )
 
     def run(self, seed: int, epsilon: float, folder: Path) -> ToyOutcome:
-        """The pipeline: arms "refined", "filtered", "random" and "shuffled" on the same rows.
+        """The whole pipeline: :meth:`fit`, then :meth:`serve`."""
+        return self.serve(seed, self.fit(seed, epsilon, folder))
+
+    def serve(self, seed: int, bundle: Bundle) -> ToyOutcome:
+        """The server's part: arms "refined", "filtered", "random", "shuffled" of the same rows.
 
         "random" is a random candidate of as many random questions; "shuffled" what the filter keeps
-        by rewards dealt out anew among all candidates, which rank the candidates alone.
+        by rewards dealt out anew among all candidates, where rewards alone rank.
         """
         scale, domain = self.scale, ToyDomain(seed)
-        bundle = self.fit(seed, epsilon, folder)
         server = self._server(bundle)
         rows, _ = server.sample(scale.questions, scale.candidates, settings=scale.sampling)
         first = server.filter(rows, scale.keep, scale.alpha)
@@ -313,9 +335,16 @@ def reward_auc(reward: LoadedModel, domain: ToyDomain, n: int) -> float:
     def told(case: Case, answer: str) -> TokenSequence:
         return sequence(reward.tokenizer, PROMPTS.judged_turns(case.question, answer), CONTEXT)[0]
 
-    groups = [[told(c, domain.answer(c)), told(c, domain.corrupted(c, draw))] for c in cases]
+    groups = [
+        [told(c, domain.answer(c)), told(c, corrupted(domain.answer(c), draw))] for c in cases
+    ]
     found = np.array(rewards(reward.model, groups, padding=pad_id(reward.tokenizer)))
     return float(roc_auc_score([1] * n + [0] * n, found.T.ravel()))
+
+
+def _spoilt(record: Record, source: str) -> str:
+    draw = np.random.default_rng(record_number(record, source))
+    return corrupted(record.response, draw) if source == "corrupt" else guess(draw)
 
 
 def _right(domain: ToyDomain, rows: Sequence[SyntheticRow]) -> float:
