@@ -1,7 +1,9 @@
 """After the release nothing private comes in: not by its type, nor as the text of a seed."""
 
+import collections
 import dataclasses
 import functools
+import importlib
 import itertools
 import random
 import stat
@@ -10,14 +12,24 @@ import numpy as np
 import pytest
 
 from lipogram.errors import CorruptState, InvalidSetting, MissingAsset
+from lipogram.llm.tiny import byte_tokenizer
+from rewardds import taint
+from rewardds.baselines import NonPrivateBound
+from rewardds.canaries import make_canaries
+from rewardds.clipped_gradients import Tally
+from rewardds.domains import DomainData
+from rewardds.dreaddit import Dreaddit, Post
 from rewardds.errors import PrivateObject, PrivateText
+from rewardds.generation_proxy import generation_rows
 from rewardds.privacy_units import privacy_units
 from rewardds.private_ngrams import PrivateNgrams
 from rewardds.prompts import Prompts
 from rewardds.records import PrivateRecord, PrivateRecords, PublicRecords, Record
+from rewardds.rows import collate
 from rewardds.sampling import Sampler, SamplingSettings
 from rewardds.synthetic import SyntheticRow
 from rewardds.taint import ReleaseGate
+from rewardds.text_overlap import PrivateGrams
 
 KEY = b"0123456789abcdef"
 LONG = "the grey heron stands beside the old mill pond and waits for small fish at dawn"
@@ -31,6 +43,13 @@ NGRAMS = PrivateNgrams.of(PRIVATE, KEY)
 @dataclasses.dataclass
 class Holder:
     value: object
+
+
+class Slots:
+    __slots__ = ("held",)
+
+    def __init__(self, value):
+        self.held = value
 
 
 class Slotless:
@@ -57,7 +76,12 @@ HIDDEN = {
     "a dict": lambda v: {"a": {"b": v}},
     "a key": lambda v: {("a", v): 1},
     "a tuple": lambda v: ("x", (v,)),
+    "the values of a dict": lambda v: {"a": v}.values(),
+    "the items of a dict": lambda v: {"a": v}.items(),
+    "a queue": lambda v: collections.deque([v]),
+    "an array": lambda v: np.array([[None, Holder(v)]], dtype=object),
     "a field": Holder,
+    "a slot": Slots,
     "an attribute": Slotless,
     "a bound method": lambda v: Slotless(v).method,
     "a closure": closure,
@@ -84,6 +108,52 @@ def test_what_is_made_of_private_records_is_private_too():
     for made in (privacy_units(PRIVATE), privacy_units(PRIVATE).units, iter_of_records()):
         with pytest.raises(PrivateObject):
             ReleaseGate().admit("refining", rows=made)
+
+
+def made_of_private_records():
+    (row,) = generation_rows(
+        privacy_units(PRIVATE[:1]).units, byte_tokenizer(), Prompts(), max_length=64
+    ).rows
+    grams = PrivateGrams(PRIVATE)
+    found = grams.scan([("a place", LONG)])
+    canaries = make_canaries(4, seed=0)
+    return {
+        "grams": (grams, "PrivateGrams"),
+        "a finding": (found, "TextOverlap"),
+        "a hit": (found.hits[0], "Hit"),
+        "canaries": (canaries, "Canaries"),
+        "a row": (row, "Row"),
+        "its tokens": (row.sequences[0], "Sequence"),
+        "a batch": (collate([row], pad_id=0), "PackedBatch"),
+        "what a trainer saw": (Tally(records=3), "Tally"),
+        "what a model learnt": (NonPrivateBound(None), "NonPrivateBound"),
+        "posts": (Post(PRIVATE[0]), "PrivateRecord"),
+        "both halves of them": (Dreaddit((Post(PRIVATE[0]),), (), frozenset()), "PrivateRecord"),
+        "a domain": (DomainData("code", PRIVATE, PRIVATE, frozenset()), "PrivateRecords"),
+    }
+
+
+@pytest.mark.parametrize("held", made_of_private_records().values(), ids=made_of_private_records())
+def test_what_holds_texts_tokens_or_hashes_of_records_is_private(held):
+    private, named = held
+    for value in (private, [private], type(private) if named in str(type(private)) else private):
+        with pytest.raises(PrivateObject, match=rf"private type {named}:"):
+            ReleaseGate().admit("sampling", value=value)
+
+
+def test_every_private_type_is_there_and_its_subclasses_are_private():
+    for module, names in taint._PRIVATE.items():
+        for name in names:
+            kind = getattr(importlib.import_module(module), name)
+            assert kind.__module__ == module
+            with pytest.raises(PrivateObject):
+                ReleaseGate().admit("sampling", value=type("Mine", (kind,), {}))
+
+
+def test_a_value_at_the_address_of_a_freed_one_is_looked_at():
+    many = [{number: [number]}.items() for number in range(300)]
+    with pytest.raises(PrivateObject):
+        ReleaseGate().admit("sampling", rows=[{0: PRIVATE}.items(), *many])
 
 
 def iter_of_records():
@@ -220,6 +290,36 @@ def test_shared_words_are_those_of_a_scan_of_plain_texts():
         assert ngrams.shared(" ".join(asked)) == expected
         met.append(expected)
     assert {0, 4, 5, 8} <= set(met)
+
+
+JOINED = {
+    "underscores": "_".join(LONG.split()),
+    "a file": "/".join(LONG.split()) + ".txt",
+    "wide underscores": "\uff3f".join(LONG.upper().split()),
+    "some": "_".join(LONG.split()[:9]) + " and more",
+    "points": ".".join(LONG.split()),
+    "marks": " ".join("\u200b".join(word) for word in LONG.split()),
+}
+
+
+@pytest.mark.parametrize("text", JOINED.values(), ids=JOINED)
+def test_what_the_scan_finds_the_gate_refuses(text):
+    assert not PrivateGrams(PRIVATE).scan([("seed", text)]).clean
+    with pytest.raises(PrivateText, match="seed 0 shares 8 words"):
+        ReleaseGate(NGRAMS).seeds([text])
+
+
+def test_scan_and_gate_agree_on_any_text():
+    draw, grams = random.Random(5), PrivateGrams(PRIVATE)
+    found = 0
+    for _ in range(300):
+        start = draw.randrange(10)
+        taken = LONG.split()[start : start + draw.randint(5, 12)]
+        text = "".join(word + draw.choice([" ", "_", "__", ", ", "-"]) for word in taken)
+        scanned = not grams.scan([("seed", text)]).clean
+        assert scanned == (NGRAMS.shared(text) == 8)
+        found += scanned
+    assert 30 < found < 270
 
 
 def test_ngrams_are_kept_by_the_client_and_say_nothing_without_the_key(tmp_path):

@@ -13,15 +13,27 @@ import dataclasses
 import functools
 import os
 import types
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import ItemsView, Iterable, KeysView, Mapping, ValuesView
 from typing import Any
 
 from lipogram.errors import InvalidSetting
 from rewardds.errors import PrivateObject, PrivateText
 from rewardds.private_ngrams import PrivateNgrams
-from rewardds.records import PrivateRecord, PrivateRecords
 
-_PRIVATE = (PrivateRecords, PrivateRecord, PrivateNgrams)
+_PRIVATE = {
+    "rewardds.records": {"PrivateRecords", "PrivateRecord"},
+    "rewardds.private_ngrams": {"PrivateNgrams"},
+    "rewardds.text_overlap": {"PrivateGrams", "TextOverlap", "Hit"},
+    "rewardds.canaries": {"Canaries"},
+    "rewardds.rows": {"Sequence", "Row", "PackedBatch"},
+    "rewardds.clipped_gradients": {"Tally"},
+    "rewardds.baselines": {"NonPrivateBound"},
+}
+"""Private types by module, and with them their subclasses: what holds private texts, their tokens
+or hashes, or was measured on them. By name, so that a server need not load how one trains."""
+
+_MANY = (list, tuple, set, frozenset, deque, KeysView, ValuesView, ItemsView)
 _PLAIN = (str, bytes, bytearray, int, float, complex, bool, type(None), os.PathLike)
 
 
@@ -93,12 +105,12 @@ def refuse_private(value: Any, where: str, name: str) -> None:
     Raises:
         PrivateObject: it names the type found, and where it hung.
     """
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # the values, too: the address of a freed one may be another's
     pending: list[tuple[Any, str]] = [(value, name)]
     while pending:
         item, path = pending.pop()
-        if isinstance(item, _PRIVATE) or _is_private_type(item):
-            kind = item if isinstance(item, type) else type(item)
+        kind = item if isinstance(item, type) else type(item)
+        if _is_private(kind):
             raise PrivateObject(
                 f"{where} was given {path}, which is of the private type {kind.__name__}: after "
                 "the release only the proxies, public data and what was made of them may be used; "
@@ -106,16 +118,17 @@ def refuse_private(value: Any, where: str, name: str) -> None:
             )
         if isinstance(item, _PLAIN) or id(item) in seen:
             continue
-        seen.add(id(item))
+        seen[id(item)] = item
         pending += _held(item, path)
 
 
-def _is_private_type(item: Any) -> bool:
-    return isinstance(item, type) and issubclass(item, _PRIVATE)
+def _is_private(kind: type) -> bool:
+    return any(base.__name__ in _PRIVATE.get(base.__module__, ()) for base in kind.__mro__)
 
 
 def _held(item: Any, path: str) -> list[tuple[Any, str]]:
     """What a value holds, and how one gets there."""
+    import numpy as np
     import torch
 
     if isinstance(item, (torch.Tensor, torch.nn.Module, type, types.ModuleType)):
@@ -123,7 +136,9 @@ def _held(item: Any, path: str) -> list[tuple[Any, str]]:
     if isinstance(item, Mapping):
         keys = [(key, f"a key of {path}") for key in item]
         return keys + [(part, f"an item of {path}") for part in item.values()]
-    if isinstance(item, (list, tuple, set, frozenset)):
+    if isinstance(item, np.ndarray) and item.dtype == object:
+        item = item.ravel().tolist()
+    if isinstance(item, _MANY):
         return [(part, f"an item of {path}") for part in item]
     if isinstance(item, functools.partial):
         return [(part, f"an argument of {path}") for part in (item.func, item.args, item.keywords)]
@@ -133,6 +148,8 @@ def _held(item: Any, path: str) -> list[tuple[Any, str]]:
     if dataclasses.is_dataclass(item):
         names = [field.name for field in dataclasses.fields(item)]
         held += [(getattr(item, name, None), f"{path}.{name}") for name in names]
+    slots = [name for base in type(item).__mro__ for name in vars(base).get("__slots__", ())]
+    held += [(getattr(item, name, None), f"{path}.{name}") for name in slots]
     attributes = getattr(item, "__dict__", None)
     if isinstance(attributes, dict):
         held += [(part, f"{path}.{name}") for name, part in attributes.items()]

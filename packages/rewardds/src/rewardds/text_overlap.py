@@ -101,12 +101,12 @@ class PrivateGrams:
 
     def __init__(self, private: PrivateRecords, *, n: int = WORDS, public: Iterable[str] = ()):
         self.n = whole("n", n, least=2)
-        known = {gram for text in public for gram in _grams(_words(text), n)}
+        known = {gram for text in public for gram in _grams(words(text), n)}
         self._owner: dict[str, str] = {}
         self.short = 0
         for record in private:
             for text in (record.instruction, record.response):
-                folded = _words(text)
+                folded = words(text)
                 self.short += 0 < len(folded) < n
                 for gram in _grams(folded, n):
                     if gram not in known:
@@ -123,7 +123,7 @@ class PrivateGrams:
         """
         read, looked_up, hits = 0, 0, []
         for place, text in texts:
-            grams = _grams(_words(text), self.n)
+            grams = _grams(words(text), self.n)
             found = Counter(self._owner[gram] for gram in grams if gram in self._owner)
             read, looked_up = read + 1, looked_up + len(grams)
             if found:
@@ -170,11 +170,6 @@ def folder_texts(folder: Path, n: int, tokenizer: Any = None) -> Iterator[Placed
                     yield from _json_texts(_parsed(piece, path), place, n, tokenizer)
         else:
             yield name, path.read_bytes().decode("utf-8", errors="replace")
-
-
-def _words(text: str) -> list[str]:
-    """As everywhere, but names such as a file's join words by underscores."""
-    return words(text.replace("_", " "))
 
 
 def _grams(folded: list[str], n: int) -> list[str]:

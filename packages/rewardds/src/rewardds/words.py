@@ -1,4 +1,7 @@
-"""Words as they are compared: case, spacing, punctuation and invisible marks do not count."""
+"""Words as they are compared: case, spacing, punctuation and invisible marks do not count.
+
+Nor do underscores: they join words in names, such as a file's.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ _UNSPACED = (
     "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # kana, CJK
     "\U00020000-\U0003ffff"
 )
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
 def words(text: str) -> list[str]:
