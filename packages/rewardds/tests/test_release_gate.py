@@ -150,10 +150,30 @@ def test_every_private_type_is_there_and_its_subclasses_are_private():
                 ReleaseGate().admit("sampling", value=type("Mine", (kind,), {}))
 
 
-def test_a_value_at_the_address_of_a_freed_one_is_looked_at():
-    many = [{number: [number]}.items() for number in range(300)]
+SECRET = 99
+
+
+class Fresh(collections.abc.Mapping):
+    """Its value is made anew whenever it is asked for, and gone when it was looked at."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __getitem__(self, key):
+        return Holder(PRIVATE if self.number == SECRET else self.number)
+
+    def __iter__(self):
+        return iter("a")
+
+    def __len__(self):
+        return 1
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_a_value_at_the_address_of_a_freed_one_is_looked_at(place):
+    rows = [Fresh(SECRET if number == place else number) for number in range(6)]
     with pytest.raises(PrivateObject):
-        ReleaseGate().admit("sampling", rows=[{0: PRIVATE}.items(), *many])
+        ReleaseGate().admit("sampling", rows=rows)
 
 
 def iter_of_records():
