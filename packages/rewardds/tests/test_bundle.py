@@ -66,6 +66,17 @@ def test_the_proxies_come_back_from_their_base_name(written, proxies):
         assert held["base_model_name_or_path"] == "tiny-random"
 
 
+def test_of_a_reward_over_the_plain_base_the_head_is_all_that_is_written(proxies, tmp_path):
+    plain = tiny_random("llama", layers=2, width=32)
+    reward = RewardModel(plain.model.requires_grad_(False), seed=5)
+    made = write_bundle(
+        tmp_path / "b", generator=proxies[0], reward=reward, privacy={}, config=CONFIG
+    )
+    assert [path.name for path in (tmp_path / "b" / "reward").iterdir()] == ["head.safetensors"]
+    loaded = made.load_reward(tiny_random("llama", layers=2, width=32))
+    assert torch.equal(loaded.model(input_ids=IDS), reward.eval()(input_ids=IDS))
+
+
 def test_it_is_written_once_and_whole(written, proxies, tmp_path):
     generator, reward = proxies
     held = file_hashes(written)

@@ -7,6 +7,7 @@ from torch.nn.functional import logsigmoid
 from lipogram.errors import InvalidSetting
 from lipogram.llm import tiny_random
 from lipogram.llm.tuning import lora_config, prepare_lora
+from rewardds.cached_features import cached_reward
 from rewardds.errors import InvalidRecords
 from rewardds.losses import CausalLMLoss, PairwiseRewardLoss, activation_dtype
 from rewardds.reward_model import RewardModel
@@ -103,6 +104,77 @@ def test_packed_rows_equal_their_sequences_one_by_one(model_type, kind):
             assert error < 1e-5, name
     for i in (2, 3):
         assert all(not g.any() for g in gradients(model, loss(model, batch)[i]).values())
+
+
+def branching():
+    """Two questions of a person, with three answers and two; the last stands for itself."""
+    drawn = torch.Generator().manual_seed(1)
+
+    def ids(n):
+        return torch.randint(0, 256, (n,), generator=drawn).tolist()
+
+    first, second = ids(11), ids(6)
+    told = [first + ids(n) for n in (4, 1, 7)] + [second + ids(n) for n in (2, 3)] + [ids(5)]
+    pairs = [(0, 1), (0, 2), (2, 1), (3, 4), (5, 3)]
+    return [
+        Row("a", [Sequence(one, [False] * len(one)) for one in told], pairs, [0, 0, 0, 1, 1, 2]),
+        Row(
+            "b", [Sequence(first, [False] * 11), Sequence(first[:4], [False] * 4)], [(0, 1)], [0, 0]
+        ),
+        *rows()[:1],
+    ]
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_shared_beginning_is_read_once_and_changes_nothing(model_type):
+    model = RewardModel(made(model_type)).double()
+    told = branching()
+    assert [len(row) for row in told] == [11 + 12 + 6 + 5 + 5, 11 + 4 - 3, 28]
+    batch = collate(told, pad_id=256, bucket=1)
+    assert batch.input_ids.shape == (3, 39)
+    loss = PairwiseRewardLoss()
+    packed = loss(model, batch)
+    for i, row in enumerate(told):
+        expected = one_pair_at_a_time(model, row)
+        torch.testing.assert_close(packed[i], expected, **CLOSE)
+        theirs = gradients(model, one_pair_at_a_time(model, row))
+        ours = gradients(model, loss(model, batch)[i])
+        assert len(ours) >= 4
+        for name, gradient in ours.items():
+            error = (gradient - theirs[name]).norm() / theirs[name].norm().clamp(min=1e-3)
+            assert error < 1e-5, name
+
+
+def test_sequences_that_share_a_beginning_have_no_labels():
+    batch = collate(branching(), pad_id=256)
+    assert (batch.labels[:2] == -100).all()
+    assert (batch.labels[2] != -100).any()
+    with pytest.raises(InvalidRecords, match="no labels"):
+        CausalLMLoss()(made("llama"), batch)
+    with pytest.raises(InvalidRecords, match="1 beginnings of 2"):
+        Row("x", [Sequence([1], [True])] * 2, [], [0])
+
+
+def test_the_head_learns_from_what_the_base_said_once():
+    """Losses and gradients of the head are those of the whole model."""
+    model = RewardModel(made("llama")).double()
+    told = branching()
+    for physical_batch in (1, 2, 8):
+        head, numbered = cached_reward(model, told, pad_id=256, physical_batch=physical_batch)
+        assert [len(row) for row in numbered] == [6, 2, 3]
+        small, large = collate(numbered, pad_id=0), collate(told, pad_id=256)
+        for i in range(len(told)):
+            a, b = PairwiseRewardLoss()(head, small)[i], PairwiseRewardLoss()(model, large)[i]
+            torch.testing.assert_close(a, b, **CLOSE)
+            ours, theirs = gradients(head, a), gradients(model, b)
+            assert set(ours) == set(theirs) == {"head.weight"}
+            torch.testing.assert_close(ours["head.weight"], theirs["head.weight"], **CLOSE)
+    assert head.head is model.head
+    assert not head.table.weight.requires_grad
+    spoilt = branching()
+    spoilt[1].sequences[1].ids[-1] += 1
+    _, others = cached_reward(model, spoilt, pad_id=256, physical_batch=2)
+    assert [a.id == b.id for a, b in zip(numbered, others, strict=True)] == [True, False, True]
 
 
 def test_what_stands_in_one_row_does_not_touch_another():

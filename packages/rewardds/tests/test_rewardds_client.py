@@ -26,6 +26,7 @@ from rewardds.ledger import PrivacyLedger
 from rewardds.plan import PrivacyPlan, RunPlan
 from rewardds.proxy_models import trainable
 from rewardds.records import PrivateRecords, PublicRecords, Record
+from rewardds.reward_model import RewardModel
 from rewardds.verification import verify
 
 KEY = b"0123456789abcdef"
@@ -106,6 +107,54 @@ def test_what_leaves_is_on_the_list_and_its_epsilon_holds(tune, plan, tmp_path):
     # A finished run is read, not run again.
     assert made.fit(records, PUBLIC) == bundle
     assert len(made.ledger.rows()) == 2
+
+
+def test_a_head_alone_is_a_reward(plan, tmp_path, monkeypatch):
+    trained = []
+
+    class Watched(DPTrainer):
+        def __init__(self, model, run, **how):
+            trained.append((model, how))
+            super().__init__(model, run, **how)
+
+    monkeypatch.setattr(proxy_training, "DPTrainer", Watched)
+    asked = {"reward": "head", "reward_clip": 2.0, "reward_lr": 0.5, "weak_sources": ("corrupt",)}
+    bundle = client(plan, tmp_path, **asked).fit(private())
+    assert {path.name for path in (bundle.folder / "reward").iterdir()} == {"head.safetensors"}
+    assert bundle.config["reward"] == "head"
+    assert bundle.privacy["clips"] == {"generator": 0.5, "reward": 2.0}
+    assert verify(bundle.folder).epsilon == pytest.approx(plan.total, rel=1e-6)
+    (_, generator), (head, reward) = trained
+    assert (generator["clip"], generator["lr"]) == (0.5, 1e-3)
+    assert (reward["clip"], reward["lr"]) == (2.0, 0.5)
+    assert [p.numel() for p in head.parameters() if p.requires_grad] == [16]
+    loaded = bundle.load_reward(tiny_random("llama", layers=1, width=16))
+    assert torch.equal(loaded.model.head.weight, head.head.weight)
+    plain = RewardModel(tiny_random("llama", layers=1, width=16).model).head.weight
+    assert not torch.allclose(head.head.weight, plain, atol=1e-3)
+
+
+def test_responses_that_are_public_may_be_named(plan, tmp_path):
+    records = PrivateRecords(
+        [Record(f"r{i}", f"Letter {i} of many, the {i}th one.", "not at all") for i in range(N)],
+        KEY,
+    )
+    labels = PublicRecords([Record("a", "", "not at all"), Record("b", "", "very much so")])
+    with pytest.raises(PrivateText):
+        client(plan, tmp_path, weak_sources=("offtopic",)).fit(records, labels)
+    told = client(plan, tmp_path, weak_sources=("offtopic",), public_responses=True)
+    assert told.fit(records, labels).config["weak_sources"] == ["offtopic"]
+    seeds = PublicRecords([*labels, Record("c", "Letter 7 of many, the 7th one.", "")])
+    with pytest.raises(PrivateText):
+        client(plan, tmp_path / "x", public_responses=True).fit(records, seeds)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"reward": "heads"}, {"reward_clip": 0.0}, {"reward_lr": -1.0}, {"clip": None}]
+)
+def test_settings_of_the_reward_that_are_none_are_refused(asked, plan, tmp_path):
+    with pytest.raises(InvalidSetting, match=next(iter(asked))):
+        client(plan, tmp_path, **asked)
 
 
 def test_both_runs_are_counted_before_any_noise(plan, tmp_path, monkeypatch):

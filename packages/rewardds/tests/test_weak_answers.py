@@ -43,6 +43,15 @@ def test_what_is_left_out_does_not_change_the_others(loaded):
         assert list(make.of(renamed, source, loaded.model).values()) == [*whole.values()][1:]
 
 
+def test_an_answer_off_the_topic_is_another_one_where_there_is_another(loaded):
+    labels = PublicRecords([Record("0", "", "no"), Record("1", "", "yes")])
+    told = [Record(str(i), f"Is {i} even?", ("yes", "no")[i % 2]) for i in range(20)]
+    found = maker(loaded, examples=labels).of(told, "offtopic")
+    assert [found[record.id] for record in told] == ["no", "yes"] * 10
+    found = maker(loaded, examples=labels[:1]).of(told, "offtopic")
+    assert set(found.values()) == {"no"}
+
+
 def test_models_answer_greedily_as_they_are_asked(loaded):
     make = maker(loaded, examples=PUBLIC)
     found = make.of(RECORDS, "dp", loaded.model)

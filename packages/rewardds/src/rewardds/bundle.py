@@ -106,7 +106,7 @@ def write_bundle(
         folder: that is not there yet, or empty.
         generator: a PEFT model, of which the adapter is written, a whole causal language model, or
             the folder that :func:`save_proxy` wrote one to.
-        reward: the reward proxy.
+        reward: the reward proxy; of one whose head alone was trained, the head is written.
         privacy: for `privacy.json`, finite JSON values.
         config: for `config.json`; "base", "prompts" and "max_length" at least.
 
@@ -129,7 +129,9 @@ def write_bundle(
             shutil.copytree(generator, part / GENERATOR)
         else:
             save_proxy(generator, part / GENERATOR, config["base"])
-        save_proxy(reward.lm, part / REWARD, config["base"])
+        if reward.trained_below:
+            save_proxy(reward.lm, part / REWARD, config["base"])
+        (part / REWARD).mkdir(exist_ok=True)
         save_file({"weight": reward.head.weight.detach().cpu().contiguous()}, part / REWARD / HEAD)
         _write_json(part / PRIVACY, privacy)
         _write_json(part / CONFIG, config)
@@ -190,6 +192,8 @@ def save_proxy(model: Any, folder: Path, base: str) -> None:
 
 
 def _load(folder: Path, base: Any, how: dict[str, Any]) -> LoadedModel:
+    if not any((folder / name).exists() for name in ("adapter_config.json", "config.json")):
+        return load_model(base, **how)  # nothing but a head was trained
     if (folder / "adapter_config.json").exists():
         return load_model(base, adapter=folder, **how)
     from lipogram.llm.loading import load_tokenizer

@@ -116,7 +116,10 @@ class RewardDSClient:
             )
         settings = self.settings
         ngrams = PrivateNgrams.of(
-            records, records.key, instructions=not settings.public_instructions
+            records,
+            records.key,
+            instructions=not settings.public_instructions,
+            responses=not settings.public_responses,
         )
         seeds, examples = _seeds(public_seeds, ReleaseGate(ngrams))
         check_sources(
@@ -241,6 +244,7 @@ class RewardDSClient:
             "prompts": settings.prompts.to_json(),
             "max_length": settings.max_length,
             "tune": settings.tune,
+            "reward": settings.reward,
             "tasks": [*settings.tasks],
             "weak_sources": [*settings.weak_sources],
         }

@@ -26,6 +26,10 @@ class ClientSettings:
         autocast: run the models in bfloat16 where PyTorch's autocast does; with "lora" only.
         tune: "lora" for adapters on the blocks' linear layers, "full" for all weights but the
             embeddings, with ghost clipping.
+        reward: what is trained of the reward proxy: "tuned" as `tune` says, or the "head" alone, a
+            linear one over the frozen base, see :mod:`rewardds.cached_features`.
+        reward_clip: C of the reward's training; None for `clip`.
+        reward_lr: of it; None for `lr`.
         tasks: of "answer" and "question", what the generator learns.
         weak_sources: see :data:`rewardds.weak_answers.SOURCES`.
         allow_nonprivate_weak_source: let "sft" be among them; the report says ε = ∞ then.
@@ -34,6 +38,7 @@ class ClientSettings:
             bound" the plan's n is a bound above it that gives nothing away.
         public_instructions: the instructions are public texts, such as one for each label, and only
             which of them a record has is private: seeds may then be among them.
+        public_responses: likewise of the responses, such as the names of labels.
         per_group: records of a group that are used at most.
         prompts: what the proxies are asked.
         max_length: of a training sequence, in tokens.
@@ -52,12 +57,16 @@ class ClientSettings:
     lr: float = 1e-3
     autocast: bool = False
     tune: Literal["lora", "full"] = "lora"
+    reward: Literal["tuned", "head"] = "tuned"
+    reward_clip: float | None = None
+    reward_lr: float | None = None
     tasks: Sequence[str] = TASKS
     weak_sources: Sequence[str] = ("init", "dp", "corrupt")
     allow_nonprivate_weak_source: bool = False
     unit: UnitKind = "record"
     n_policy: Policy = "public"
     public_instructions: bool = False
+    public_responses: bool = False
     per_group: int = 4
     prompts: Prompts = field(default_factory=Prompts)
     max_length: int = 512
@@ -66,11 +75,13 @@ class ClientSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive("clip", self.clip)
-        positive("lr", self.lr)
+        for name in ("clip", "lr", "reward_clip", "reward_lr"):
+            if (value := getattr(self, name)) is not None or name in ("clip", "lr"):
+                positive(name, value)
         for name in ("physical_batch", "per_group", "max_length", "max_new_tokens", "answer_batch"):
             whole(name, getattr(self, name))
         one_of("tune", self.tune, ("lora", "full"))
+        one_of("reward", self.reward, ("tuned", "head"))
         one_of("unit", self.unit, ("record", "group"))
         one_of("n_policy", self.n_policy, POLICIES)
         if self.tune == "full" and self.autocast:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from lipogram.llm.objectives import precise, scored_rows, token_logps
+from rewardds.errors import InvalidRecords
 from rewardds.rows import PackedBatch
 
 
@@ -46,7 +47,16 @@ class CausalLMLoss:
         return self.of(output.logits, batch)
 
     def of(self, output: Tensor, batch: PackedBatch) -> Tensor:
-        """(b,) float32 or wider, from logits (b, t, v)."""
+        """(b,) float32 or wider, from logits (b, t, v).
+
+        Raises:
+            InvalidRecords: rows whose sequences share their beginning: they have no labels.
+        """
+        if not torch.equal(batch.trunk, batch.block):
+            raise InvalidRecords(
+                "sequences that share their beginning are read by a reward: they have no labels "
+                "for a language model's loss"
+            )
         rows, s = scored_rows(batch.labels), batch.last.shape[1]
         row, position = rows.nonzero(as_tuple=True)
         owner = row * s + batch.block[row, position]

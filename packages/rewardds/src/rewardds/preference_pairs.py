@@ -44,8 +44,9 @@ def preference_rows(
 ) -> Rows:
     """One row a unit, with the sequences to be judged and the pairs among them.
 
-    An answer that equals a better one word for word makes no pair with it. A row without pairs
-    stays in, as one that teaches nothing.
+    What the sequences of a record begin with, its question, is read once. An answer that equals a
+    better one word for word makes no pair with it. A row without pairs stays in, as one that
+    teaches nothing.
 
     Args:
         units: of private records.
@@ -65,7 +66,8 @@ def preference_rows(
     for unit in units:
         sequences: list[TokenSequence] = []
         pairs: list[tuple[int, int]] = []
-        for record in unit.records:
+        beginnings: list[int] = []
+        for number, record in enumerate(unit.records):
             asked, own = record.instruction, record.response
             texts = {"own": (asked, own)}
             for source, told in answers.items():
@@ -77,6 +79,7 @@ def preference_rows(
                     places[text] = len(sequences)
                     found, lost = sequence(tokenizer, prompts.judged_turns(*text), max_length)
                     sequences.append(found)
+                    beginnings.append(number)
                     cut += lost > 0
             pairs += [
                 (places[texts[a]], places[texts[b]])
@@ -84,6 +87,6 @@ def preference_rows(
                 for b in texts
                 if better(a, b) and texts[a] != texts[b]
             ]
-        rows.append(Row(unit.id, sequences, pairs))
+        rows.append(Row(unit.id, sequences, pairs, beginnings))
         unscored += not pairs
     return Rows(rows, cut, unscored)

@@ -46,7 +46,12 @@ class PrivateNgrams:
 
     @classmethod
     def of(
-        cls, records: PrivateRecords, key: bytes | None = None, *, instructions: bool = True
+        cls,
+        records: PrivateRecords,
+        key: bytes | None = None,
+        *,
+        instructions: bool = True,
+        responses: bool = True,
     ) -> PrivateNgrams:
         """Those of the instructions and responses of a private set.
 
@@ -54,6 +59,7 @@ class PrivateNgrams:
             records: the set.
             key: secret of the client, 16 to 64 bytes; None for the key in its state folder.
             instructions: False where these are public texts, of which a record tells one by number.
+            responses: likewise.
 
         Raises:
             InvalidSetting: a key of another length, or records of another type.
@@ -63,8 +69,9 @@ class PrivateNgrams:
         key = _checked(data_key() if key is None else key)
         runs: set[int] = set()
         wholes: set[int] = set()
-        responses = [record.response for record in records]
-        for text in records.texts() if instructions else responses:
+        texts = [record.instruction for record in records] if instructions else []
+        texts += [record.response for record in records] if responses else []
+        for text in texts:
             folded = words(text)
             runs.update(_hash(key, run) for k in range(SHORT, LONG + 1) for run in _runs(folded, k))
             if 0 < len(folded) < LONG:

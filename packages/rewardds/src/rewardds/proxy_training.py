@@ -13,6 +13,7 @@ from lipogram.files import write_atomically
 from lipogram.llm.loaded import LoadedModel
 from lipogram.llm.text import context_length, pad_id
 from rewardds.bundle import save_proxy
+from rewardds.cached_features import CachedReward, cached_reward
 from rewardds.client_settings import ClientSettings
 from rewardds.dp_trainer import DPTrainer
 from rewardds.generation_proxy import Rows, generation_rows
@@ -24,6 +25,7 @@ from rewardds.privacy_units import Units
 from rewardds.proxy_models import base_model, base_name, trainable
 from rewardds.records import PublicRecords, Record
 from rewardds.reward_model import RewardModel
+from rewardds.rows import Row
 from rewardds.training_run import TrainingReport, TrainingRun
 from rewardds.weak_answers import WeakAnswers
 
@@ -115,7 +117,7 @@ class ProxyTraining:
         reports["generator"] = self._train(
             "generator",
             generator,
-            rows,
+            rows.rows,
             CausalLMLoss(),
             self.plan.generator,
             self.plan.generator_release,
@@ -129,24 +131,30 @@ class ProxyTraining:
             units.units, answers, tokenizer, settings.prompts, max_length=longest
         )
         self._note("reward", rows)
-        reward = RewardModel(
-            trainable(loaded.model, settings.tune, self.lora, settings.seed + 1),
-            seed=settings.seed,
-        )
-        assert self.plan.reward is not None
-        assert self.plan.reward_release is not None
-        reports["reward"] = self._train(
-            "reward",
-            reward,
-            rows,
-            PairwiseRewardLoss(),
-            self.plan.reward,
-            self.plan.reward_release,
-            pad_id(tokenizer),
-        )
+        reward, reports["reward"] = self._reward(loaded, rows)
         self.notes["cut prompts"] = weak.cut
         self._write_notes()
         return Trained(proxy, reward, reports, revision)
+
+    def _reward(self, loaded: LoadedModel, rows: Rows) -> tuple[RewardModel, TrainingReport]:
+        settings, padding = self.settings, pad_id(loaded.tokenizer)
+        run, release = self.plan.reward, self.plan.reward_release
+        assert run is not None
+        assert release is not None
+        how = (PairwiseRewardLoss(), run, release, padding)
+        if settings.reward == "tuned":
+            lm = trainable(loaded.model, settings.tune, self.lora, settings.seed + 1)
+            reward = RewardModel(lm, seed=settings.seed)
+            return reward, self._train("reward", reward, rows.rows, *how)
+        reward = RewardModel(loaded.model, seed=settings.seed)
+        head, numbered = cached_reward(
+            reward,
+            rows.rows,
+            pad_id=padding,
+            physical_batch=settings.physical_batch,
+            autocast=settings.autocast,
+        )
+        return reward, self._train("reward", head, numbered, *how)
 
     def _answers(
         self, weak: WeakAnswers, records: Sequence[Record], sources: Sequence[str], model: Any
@@ -158,27 +166,31 @@ class ProxyTraining:
         self,
         name: str,
         model: Any,
-        rows: Rows,
+        rows: Sequence[Row],
         loss: RecordLoss,
         run: RunPlan,
         release: Release,
         padding: int,
     ) -> TrainingReport:
-        settings = self.settings
+        settings, lr, clip = self.settings, self.settings.lr, self.settings.clip
+        cached = isinstance(model, CachedReward)
+        ghost = settings.tune == "full" and not cached
+        if name == "reward":
+            lr, clip = settings.reward_lr or lr, settings.reward_clip or clip
         trainer = DPTrainer(
             model,
             TrainingRun(release.sigma, self.plan.n, run.batch, release.steps),
             loss=loss,
-            lr=settings.lr,
-            clip=settings.clip,
-            physical_batch=settings.physical_batch,
-            grad="ghost" if settings.tune == "full" else "hooks",
-            full=settings.tune == "full",
+            lr=lr,
+            clip=clip,
+            physical_batch=len(rows) if cached else settings.physical_batch,
+            grad="ghost" if ghost else "hooks",
+            full=ghost,
             folder=self.folder / name,
-            pad_id=padding,
-            autocast=settings.autocast,
+            pad_id=0 if cached else padding,
+            autocast=settings.autocast and not cached,
         )
-        report = trainer.train(rows.rows)
+        report = trainer.train(rows)
         self.notes[name]["tally"] = str(trainer.tally)
         return report
 

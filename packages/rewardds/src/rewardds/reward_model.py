@@ -53,11 +53,34 @@ class RewardModel(nn.Module):
         backbone: nn.Module = getattr(causal, causal.base_model_prefix)
         return backbone
 
+    @property
+    def trained_below(self) -> bool:
+        """Whether more than the head is trained: the model has an adapter or trainable weights."""
+        return hasattr(self.lm, "peft_config") or any(p.requires_grad for p in self.lm.parameters())
+
     def forward(self, **inputs: Any) -> Tensor:
         """(b, t) float32 rewards, from what the backbone takes (b, t)."""
-        hidden = self.backbone(**{"use_cache": False} | inputs).last_hidden_state
-        rewards: Tensor = self.head(hidden.to(self.head.weight.dtype))
+        rewards: Tensor = self.head(self._hidden(inputs))
         return rewards.squeeze(-1)
+
+    def states(self, batch: PackedBatch, dtype: torch.dtype) -> Tensor:
+        """(b, s, width): the head's input at the last token of each sequence, without a graph.
+
+        Where a row has fewer than s sequences the values mean nothing.
+
+        Args:
+            batch: on the model's device.
+            dtype: of the activations.
+        """
+        with evaluating(self):
+            hidden = self._hidden(batch.inputs(dtype))
+        places = batch.last[:, :, None].expand(-1, -1, hidden.shape[-1])
+        return hidden.gather(1, places)
+
+    def _hidden(self, inputs: dict[str, Any]) -> Tensor:
+        hidden = self.backbone(**{"use_cache": False} | inputs).last_hidden_state
+        states: Tensor = hidden.to(self.head.weight.dtype)
+        return states
 
     def of_sequences(self, batch: PackedBatch) -> Tensor:
         """(b, s) float32: the reward of each sequence of each row, without a graph.

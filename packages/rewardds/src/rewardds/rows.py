@@ -2,7 +2,8 @@
 
 A unit (a record, or a person's records) contributes one row, hence one gradient, however many
 sequences and pairs it has. The sequences of a row do not see each other: the attention mask is
-causal and block-diagonal, and positions begin at 0 in each.
+causal and block-diagonal, and positions begin at 0 in each. Answers to one question that are to be
+judged share the question: it is read once, and every answer sees it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -47,11 +50,15 @@ class Row:
         id: of the record, or of the group.
         sequences: at least one.
         pairs: (chosen, rejected), numbers of sequences.
+        beginnings: for each sequence a number; what neighbours of one number have in common at
+            their beginning is read once. Such sequences have a reward and no labels. Empty where
+            each is read by itself.
     """
 
     id: str
     sequences: list[Sequence]
     pairs: list[tuple[int, int]] = field(default_factory=list)
+    beginnings: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.sequences:
@@ -63,9 +70,23 @@ class Row:
                     f"{len(self.sequences)} sequences"
                 )
 
+        if self.beginnings and len(self.beginnings) != len(self.sequences):
+            raise InvalidRecords(
+                f"row {self.id!r}: {len(self.beginnings)} beginnings of {len(self.sequences)} "
+                "sequences: one each, or none at all"
+            )
+
     def __len__(self) -> int:
-        """Tokens of all sequences."""
-        return sum(len(sequence.ids) for sequence in self.sequences)
+        """Tokens that are read."""
+        saved = sum((len(group) - 1) * common(group) for group in self.groups())
+        return sum(len(sequence.ids) for sequence in self.sequences) - saved
+
+    def groups(self) -> list[list[Sequence]]:
+        """The sequences in their order, those together that may share their beginning."""
+        if not self.beginnings:
+            return [[sequence] for sequence in self.sequences]
+        runs = groupby(zip(self.beginnings, self.sequences, strict=True), key=itemgetter(0))
+        return [[sequence for _, sequence in run] for _, run in runs]
 
 
 @dataclass(frozen=True)
@@ -75,9 +96,13 @@ class PackedBatch:
     Attributes:
         input_ids: (b, t) int64.
         position_ids: (b, t) int64, contiguous; 0 where a sequence begins, 0 on padding.
-        block: (b, t) int64, number of the sequence in its row, -1 on padding.
+        block: (b, t) int64, number of the sequence in its row, or, where several share it, a
+            number above those of the sequences; -1 on padding.
+        trunk: (b, t) int64, the block that the position sees beside its own: of a sequence that
+            shares its beginning the block of that beginning, else its own.
         labels: (b, t) int64, the token's own id where it is scored, else `IGNORED`. The logits of
-            position i predict label i+1; a sequence's first token has none.
+            position i predict label i+1; a sequence's first token has none, nor has any token of
+            sequences that share their beginning.
         last: (b, s) int64, position of each sequence's last token; 0 where a row has fewer.
         pairs: (p, 3) int64: row, chosen sequence, rejected sequence.
     """
@@ -85,6 +110,7 @@ class PackedBatch:
     input_ids: Tensor
     position_ids: Tensor
     block: Tensor
+    trunk: Tensor
     labels: Tensor
     last: Tensor
     pairs: Tensor
@@ -99,7 +125,8 @@ class PackedBatch:
         Padding sees padding alone, so that no position is without something to see.
         """
         t = self.block.shape[1]
-        same = self.block[:, :, None] == self.block[:, None, :]
+        seen = self.block[:, None, :]
+        same = (self.block[:, :, None] == seen) | (self.trunk[:, :, None] == seen)
         causal = torch.ones(t, t, dtype=torch.bool, device=same.device).tril()
         return (same & causal)[:, None]
 
@@ -144,21 +171,44 @@ def collate(rows: Many[Row], *, pad_id: int, bucket: int = 32) -> PackedBatch:
     ids = torch.full((len(rows), t), pad_id, dtype=torch.long)
     positions = torch.zeros_like(ids)
     block, labels = torch.full_like(ids, -1), torch.full_like(ids, IGNORED)
+    trunk = block.clone()
     last = torch.zeros(len(rows), max(len(row.sequences) for row in rows), dtype=torch.long)
     for i, row in enumerate(rows):
-        first = 0
-        for j, sequence in enumerate(row.sequences):
-            end = first + len(sequence.ids)
-            tokens = torch.tensor(sequence.ids)
-            ids[i, first:end] = tokens
-            positions[i, first:end] = torch.arange(end - first)
-            block[i, first:end] = j
-            scored = torch.tensor(sequence.scored)
-            scored[0] = False
-            labels[i, first:end][scored] = tokens[scored]
-            last[i, j] = end - 1
-            first = end
-    pairs = [(i, *pair) for i, row in enumerate(rows) for pair in row.pairs]
-    return PackedBatch(
-        ids, positions, block, labels, last, torch.tensor(pairs, dtype=torch.long).reshape(-1, 3)
-    )
+        first, j, beginning = 0, 0, len(row.sequences)
+        for group in row.groups():
+            shared = common(group)
+            if shared:
+                end = first + shared
+                ids[i, first:end] = torch.tensor(group[0].ids[:shared])
+                positions[i, first:end] = torch.arange(shared)
+                block[i, first:end] = trunk[i, first:end] = beginning
+                first = end
+            for sequence in group:
+                end = first + len(sequence.ids) - shared
+                tokens = torch.tensor(sequence.ids[shared:])
+                ids[i, first:end] = tokens
+                positions[i, first:end] = torch.arange(shared, len(sequence.ids))
+                block[i, first:end] = j
+                trunk[i, first:end] = beginning if shared else j
+                if not shared:
+                    scored = torch.tensor(sequence.scored)
+                    scored[0] = False
+                    labels[i, first:end][scored] = tokens[scored]
+                last[i, j] = end - 1
+                first, j = end, j + 1
+            beginning += bool(shared)
+    pairs = torch.tensor(
+        [(i, *pair) for i, row in enumerate(rows) for pair in row.pairs], dtype=torch.long
+    ).reshape(-1, 3)
+    return PackedBatch(ids, positions, block, trunk, labels, last, pairs)
+
+
+def common(group: Many[Sequence]) -> int:
+    """How many tokens all sequences begin with, one left to each; 0 where there is one alone."""
+    if len(group) == 1:
+        return 0
+    every = [sequence.ids for sequence in group]
+    first, last = min(every), max(every)
+    limit = min(len(ids) for ids in every) - 1
+    same = [a == b for a, b in zip(first[:limit], last[:limit], strict=True)]
+    return [*same, False].index(False)

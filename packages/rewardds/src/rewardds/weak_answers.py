@@ -32,8 +32,8 @@ from rewardds.records import PublicRecords, Record
 SOURCES = ("init", "fewshot", "dp", "dp_early", "corrupt", "offtopic", "offquestion", "sft")
 """init: the base model. fewshot: it, after public examples. dp: the generator. dp_early: the
 generator with its adapter at half strength, on the way from the base to it. corrupt: the record's
-own answer, spoilt. offtopic: a public answer. offquestion: the record's own answer, to a public
-question. sft: a fine-tune without noise, no privacy."""
+own answer, spoilt. offtopic: a public answer, another than the record's own. offquestion: the
+record's own answer, to a public question. sft: a fine-tune without noise, no privacy."""
 
 _WRITTEN = ("init", "fewshot", "dp", "dp_early", "sft")
 _EXAMPLES = 2
@@ -184,7 +184,9 @@ class WeakAnswers:
         return ids[-room:]
 
     def _offtopic(self, record: Record) -> str:
-        return self.examples[record_number(record, "offtopic") % len(self.examples)].response
+        others = [one.response for one in self.examples if one.response != record.response]
+        answers = others or [record.response]  # then there is no pair
+        return answers[record_number(record, "offtopic") % len(answers)]
 
     def _offquestion(self, record: Record) -> str:
         others = [question for question in self.questions if question != record.instruction]
