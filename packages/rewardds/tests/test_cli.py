@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from lipogram.llm import tiny_random
-from rewardds.canaries import Canaries
+from rewardds.canaries import Canaries, make_canaries
 from rewardds.cli import main
 from rewardds.client import RewardDSClient
+from rewardds.data_key import data_key
 from rewardds.ledger import PrivacyLedger
 from rewardds.plan import PrivacyPlan, RunPlan
 from rewardds.pool import Pool
@@ -47,12 +48,17 @@ def rewardds(monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("client")
-    records = PrivateRecords(
-        [Record(f"r{i}", f"What of {i}?", WORDS) for i in range(40)], b"k" * 16
-    )
+    base = tiny_random("llama", layers=1, width=16)
+    base.model.save_pretrained(folder / "base")
+    base.tokenizer.save_pretrained(folder / "base")
+    canaries = make_canaries(20, seed=1)
+    n = 40 - sum(canaries.included)
+    own = [Record(f"r{i}", f"What of {i}?", WORDS) for i in range(n)]
+    canaries.save(folder / "canaries.json")
+    records = canaries.planted(PrivateRecords(own, data_key()))
     plan = PrivacyPlan(8, 1e-3, n=40, generator=RunPlan(4, 0.5), reward=RunPlan(4, 0.5))
     client = RewardDSClient(
-        tiny_random("llama", layers=1, width=16),
+        str(folder / "base"),
         plan,
         folder=folder,
         ledger=PrivacyLedger(folder / "ledger.jsonl"),
@@ -121,22 +127,72 @@ def test_canaries_are_planted_and_their_secret_kept(rewardds, private, tmp_path)
     assert {path.stat().st_mode & 0o777 for path in (out, secret)} == {0o600}
 
 
+def test_what_was_planted_is_not_written_over(rewardds, private, tmp_path):
+    told = ("--column", "instruction=q", "--column", "response=a", "--size", 30)
+    for there in ("planted.jsonl", "canaries.json"):
+        (tmp_path / there).write_text("of an earlier run")
+        files = ("--out", tmp_path / "planted.jsonl", "--canaries", tmp_path / "canaries.json")
+        code, out, err = rewardds("plant", private, *told, *files)
+        assert (code, out) == (1, "")
+        assert f"{there} is there already" in err
+        assert (tmp_path / there).read_text() == "of an earlier run"
+        assert {path.name for path in tmp_path.iterdir()} == {"private.jsonl", there}
+        (tmp_path / there).unlink()
+
+
 def test_audit_holds_the_canaries_against_the_claim(rewardds, bundle, tmp_path):
-    from rewardds.canaries import make_canaries
-
-    make_canaries(20, seed=1).save(tmp_path / "canaries.json")
-    base = tmp_path / "base"
-    loaded = tiny_random("llama", layers=1, width=16)
-    loaded.model.save_pretrained(base)
-    from rewardds.bundle_audit import audit_bundle
-
-    found = audit_bundle(bundle, Canaries.read(tmp_path / "canaries.json"), base=loaded)
-    assert found.bound.canaries == 20
-    assert found.holds
-    assert set(found.attacks) >= {"generator: calibrated", "all"}
+    canaries = bundle.parent / "canaries.json"
+    code, out, err = rewardds("audit", bundle, canaries, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["bound"]["canaries"] == 20
+    assert set(told["attacks"]) >= {"generator: calibrated", "all"}
     code, _, err = rewardds("audit", bundle, tmp_path / "nothing.json")
     assert code == 1
     assert "nothing.json" in err
+
+
+def test_an_audit_with_canaries_of_another_run_proves_nothing(rewardds, bundle, tmp_path):
+    other = tmp_path / "other.json"
+    make_canaries(20, seed=2).save(other)
+    code, out, err = rewardds("audit", bundle, other)
+    assert (code, out) == (1, "")
+    assert "0 are among the records that this run was trained on, and 0 of" in err
+    own = Canaries.read(bundle.parent / "canaries.json")
+    tossed = (not own.included[0], *own.included[1:])
+    Canaries(own.records, tossed).save(other)
+    assert rewardds("audit", bundle, other)[0] == 1
+    alone = tmp_path / "sent" / "bundle"  # as on a server, where nothing of the set is known
+    subprocess.run(["mkdir", alone.parent], check=True)
+    subprocess.run(["cp", "-r", bundle, alone], check=True)
+    assert rewardds("audit", alone, other)[0] == 0
+
+
+@pytest.mark.filterwarnings("default::rewardds.errors.TooFewQuestions")
+def test_sampling_without_a_row_fails_and_says_why(rewardds, bundle, tmp_path):
+    out = tmp_path / "rows"
+    told = ("--n", 1, "--candidates", 1, "--question-tokens", 8, "--answer-tokens", 8)
+    moved = ("--base", bundle.parent / "moved")
+    (bundle.parent / "base").rename(bundle.parent / "moved")
+    try:
+        code, said, err = rewardds("sample", bundle, "--out", out, *told)
+        assert (code, said) == (3, "")  # the base is not where the bundle says
+        code, said, err = rewardds("sample", bundle, "--out", out, *told, *moved)
+    finally:
+        (bundle.parent / "moved").rename(bundle.parent / "base")
+    assert (code, said) == (1, "")
+    assert "error: no row out of 20 questions and 0 answers; dropped were questions:" in err
+    assert not (out / "rows.jsonl").exists()
+
+
+def test_a_client_that_samples_shows_no_private_seed(rewardds, bundle, tmp_path):
+    seeds = tmp_path / "seeds.txt"
+    seeds.write_text(f"What is moss?\n{WORDS.replace(' ', '_')}\n")
+    code, _, err = rewardds("sample", bundle, "--out", tmp_path / "rows", "--seeds", seeds)
+    assert code == 1
+    assert "seed 1 shares 8 words" in err
+    assert "amber" not in err
+    assert not (tmp_path / "rows").exists()
 
 
 def test_scan_tells_copied_words_by_ids_alone(rewardds, private, tmp_path):
@@ -173,6 +229,8 @@ def test_a_pool_is_tuned_on(rewardds, bundle, tmp_path):
         (("verify", "{}"), "hashes.json"),
         (("filter", "{}", "rows.jsonl"), "hashes.json"),
         (("finetune", "{bundle}", "{}"), "holds no pool"),
+        (("refine", "{bundle}", "{}", "--llm", "nothing"), "holds no pool"),
+        (("refine", "{bundle}", "{}", "--candidates", "0"), "candidates is 0"),
         (("run", "{}/none.toml"), "none.toml"),
         (("client", "fit", "{}/none.jsonl"), "none.jsonl"),
         (("client", "fit", "{}/none.jsonl", "--column", "q"), "FIELD=COLUMN"),

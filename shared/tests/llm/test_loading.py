@@ -12,6 +12,7 @@ from lipogram.errors import CorruptState, InvalidSetting, ModelNotFound, UnsafeC
 from lipogram.llm.checkpoint import has_tokenizer, read_tokenizer
 from lipogram.llm.loading import load_model, load_tokenizer, model_info
 from lipogram.llm.tiny import byte_tokenizer, tiny_random
+from lipogram.llm.tuning import lora_config, prepare_lora
 
 IDS = torch.tensor([[80, 81, 82, 83]])
 
@@ -437,3 +438,16 @@ def test_what_is_here_is_loaded_without_a_look_at_the_network(folder: Path, adap
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[]\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("device", ["tpu9", "cuda:77", "xla"])
+def test_a_device_that_is_not_there_is_refused(folder, device):
+    with pytest.raises(InvalidSetting, match=f"device '{device}' cannot be used here: ."):
+        load_model(folder, device=device)
+
+
+def test_no_notice_is_given_of_names_that_peft_still_uses(folder, adapter, recwarn):
+    config = lora_config(load_model(folder).model, r=2)
+    prepare_lora(load_model(folder).model, config, checkpointing=False)
+    load_model(folder, adapter=adapter)
+    assert not [warned for warned in recwarn if warned.category is FutureWarning]

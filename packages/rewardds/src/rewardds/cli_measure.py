@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from lipogram.console import say
 from rewardds.cli_client import Columns, columns_of
+from rewardds.cli_server import Base, ngrams_beside
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda …")]
@@ -28,6 +30,7 @@ def plant(
     """Add made-up records by tossed coins, so that a training on the result can be audited."""
     from dataclasses import asdict
 
+    from lipogram.errors import FolderInUse
     from lipogram.files import write_atomically
     from rewardds.canaries import make_canaries
     from rewardds.records import read_records
@@ -35,6 +38,12 @@ def plant(
     private = read_records(records, columns=columns_of(column))
     made = make_canaries(size)
     planted = made.planted(private)
+    for path in (out, canaries):
+        if path.exists():
+            raise FolderInUse(
+                f"{path} is there already: a set that was trained on cannot be audited without its "
+                "canaries; name another file, or remove that one"
+            )
     made.save(canaries)
     write_atomically(out, "".join(json.dumps(asdict(r)) + "\n" for r in planted).encode())
     out.chmod(0o600)
@@ -44,16 +53,22 @@ def plant(
 def audit(
     bundle: Annotated[Path, typer.Argument(help="Of a training on a planted set.")],
     canaries: Annotated[Path, typer.Argument(help="canaries.json of `rewardds plant`.")],
+    base: Base = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """What the canaries prove about epsilon at least, beside the epsilon that is claimed."""
     from rewardds.bundle_audit import audit_bundle
     from rewardds.canaries import Canaries
+    from rewardds.canary_check import check_planted
 
-    found = audit_bundle(
-        bundle, Canaries.read(canaries), device=None if device == "auto" else device
-    )
+    held = Canaries.read(canaries)
+    ngrams = ngrams_beside(bundle)
+    if ngrams is None:
+        say(f"no private/ beside {bundle}: whether it was trained on these canaries is not checked")
+    else:
+        check_planted(held, ngrams)
+    found = audit_bundle(bundle, held, base=base, device=None if device == "auto" else device)
     typer.echo(found.to_json() if as_json else found.sentence())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,9 @@ from lipogram.console import say
 Bundle = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda …")]
 Dtype = Annotated[str, typer.Option(help="auto, fast, float32, bfloat16 …")]
+Base = Annotated[
+    str | None, typer.Option(help="The proxies' base, where it is not by the name in the bundle.")
+]
 Alpha = Annotated[float, typer.Option(help="Weight of the reward's rank beside perplexity's.")]
 
 
@@ -31,22 +35,25 @@ def sample(
     question_tokens: Annotated[int, typer.Option(help="Of a question, at most.")] = 512,
     answer_tokens: Annotated[int, typer.Option(help="Of an answer, at most.")] = 768,
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    base: Base = None,
     device: Device = "auto",
     dtype: Dtype = "fast",
 ) -> None:
     """Draw questions and candidate answers from the generation proxy; a killed run goes on."""
     from rewardds.backends import make_backend
     from rewardds.bundle import GENERATOR, read_bundle
+    from rewardds.errors import InvalidRows
     from rewardds.sampling import Sampler, SamplingSettings
     from rewardds.synthetic import write_rows
+    from rewardds.taint import ReleaseGate
     from rewardds.verification import verify
 
     say(verify(bundle).sentence())
     held = read_bundle(bundle)
     if backend == "hf":
-        engine = make_backend("hf", held.load_generator(**_how(device, dtype)))
+        engine = make_backend("hf", held.load_generator(base, **_how(device, dtype)))
     else:
-        engine = make_backend(backend, held.base, adapter=held.folder / GENERATOR)
+        engine = make_backend(backend, base or held.base, adapter=held.folder / GENERATOR)
     sampler = Sampler(
         engine,
         held.prompts,
@@ -57,10 +64,17 @@ def sample(
             answer_tokens=answer_tokens,
             seed=seed,
         ),
+        gate=ReleaseGate(ngrams_beside(bundle)),
         folder=str(out / "draws"),
         source=held.digest,
     )
     rows, counts = sampler.rows(n)
+    if not rows:
+        raise InvalidRows(
+            f"no row out of {counts.attempts} questions and {counts.answers} answers; dropped were "
+            f"questions: {_reasons(counts.questions_dropped)}; answers: "
+            f"{_reasons(counts.answers_dropped)}"
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_rows(out / "rows.jsonl", rows)
     typer.echo(json.dumps(asdict(counts)))
@@ -74,6 +88,7 @@ def filter_rows(
     keep: Annotated[float, typer.Option(help="Share of the questions that stays.")] = 1 / 8,
     alpha: Alpha = 0.5,
     batch_size: Annotated[int, typer.Option(help="Candidates scored at a time.")] = 32,
+    base: Base = None,
     device: Device = "auto",
     dtype: Dtype = "fast",
 ) -> None:
@@ -85,9 +100,13 @@ def filter_rows(
     from rewardds.synthetic import read_rows
 
     held, drawn = read_bundle(bundle), read_rows(rows)
+    _check_source(rows, held.digest)
     how = _how(device, dtype)
     scorer = Scorer(
-        held.load_generator(**how), held.load_reward(**how), held.prompts, batch_size=batch_size
+        held.load_generator(base, **how),
+        held.load_reward(base, **how),
+        held.prompts,
+        batch_size=batch_size,
     )
     pool = first_pool(scorer.score(drawn, alpha=alpha).rows, keep=keep)
     write_pool(out, pool)
@@ -112,16 +131,17 @@ def refine(
     alpha: Alpha = 0.5,
     epochs: Annotated[int | None, typer.Option(help="Of each tuning.")] = None,
     lr: Annotated[float, typer.Option(help="Of each tuning, with --epochs.")] = 1e-3,
+    base: Base = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
     """Tune the model on the pool, have it improve the answers, score again: stage by stage."""
+    from lipogram.llm.loading import load_model
     from rewardds.finetuning import Tuning
     from rewardds.pool_files import write_pool
     from rewardds.refinement import RefinementSettings
     from rewardds.server import RewardDSServer
 
-    server = RewardDSServer(llm, bundle, **_how(device, dtype))
     tuning = None if epochs is None else Tuning(epochs=epochs, lr=lr)
     settings = RefinementSettings(
         threshold=threshold,  # type: ignore[arg-type]  # checked there
@@ -129,7 +149,10 @@ def refine(
         candidates=candidates,
         answer_tokens=answer_tokens,
     )
-    found = server.refine(_pool(pool), stages, alpha=alpha, settings=settings, tuning=tuning)
+    first, how = _pool(pool), _how(device, dtype)
+    loaded = None if base is None else load_model(base, **how)
+    server = RewardDSServer(llm, bundle, base=loaded, **how)
+    found = server.refine(first, stages, alpha=alpha, settings=settings, tuning=tuning)
     report = server.finetune(found, tuning=tuning)
     write_pool(out, found)
     _save(server.llm, out / "model")
@@ -192,6 +215,40 @@ def run(
     typer.echo(done.sentence)
     typer.echo(f"{len(done.pool.kept)} rows kept, rewards from {done.pool.floor:.3f}")
     typer.echo(f"rows: {out / 'pool' / 'kept.jsonl'}")
+
+
+def ngrams_beside(bundle: Path) -> Any:
+    """Of the private set, where the bundle still lies in its client's folder; else None."""
+    from lipogram.errors import CorruptState
+    from rewardds.client import NGRAMS
+    from rewardds.private_ngrams import PrivateNgrams
+
+    path = bundle.resolve().parent / "private" / NGRAMS
+    try:
+        return PrivateNgrams.load(path) if path.is_file() else None
+    except CorruptState as error:
+        warnings.warn(f"{error}. Nothing is held against the private set", stacklevel=2)
+        return None
+
+
+def _check_source(rows: Path, digest: str) -> None:
+    """Raises RunMismatch where rows lie beside draws from another bundle."""
+    from lipogram.errors import RunMismatch
+
+    try:
+        drawn = json.loads((rows.parent / "draws" / "shards.json").read_bytes())
+        source = drawn["drawn"]["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if source != digest:
+        raise RunMismatch(
+            f"{rows} was drawn from another bundle: score it with that one, or, if another is to "
+            "judge it, move it out of its folder"
+        )
+
+
+def _reasons(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {n}" for reason, n in dropped.items()) or "none"
 
 
 def _how(device: str, dtype: str) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def read_adapter(model: Any, folder: Path, *, trainable: bool, bin_weights: bool
         raise InvalidSetting("the model has an adapter already: merge that first")
     _check_adapter(folder, bin_weights)
     try:
-        with warnings.catch_warnings():
+        with quiet(), warnings.catch_warnings():
             warnings.filterwarnings("error", "Found missing adapter keys")
             return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (MemoryError, torch.OutOfMemoryError):

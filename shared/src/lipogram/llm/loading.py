@@ -92,7 +92,7 @@ def load_model(
             trainable=trainable,
             task=task,
             dtype=dtype,
-            device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+            device=_device(device),
             device_map=device_map,
             attn_implementation=attn_implementation,
             bin_weights=bin_weights,
@@ -142,6 +142,18 @@ def model_info(spec: str | Path, *, revision: str | None = None) -> ModelInfo:
         return ModelInfo(str(spec), "adapter", base.model_type, commit, base.dtype)
     config = settings(folder / "config.json")
     return ModelInfo(str(spec), source, str(config.get("model_type")), commit, stored_dtype(config))
+
+
+def _device(asked: str | torch.device | None) -> torch.device:
+    """The device asked for, where it is there; None for CUDA where there is one."""
+    if asked is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=asked)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidSetting(f"device {str(asked)!r} cannot be used here: {said}") from error
+    return torch.device(asked)
 
 
 def _load(

@@ -121,7 +121,10 @@ def prepare_lora(model: Any, config: LoraConfig, *, checkpointing: bool) -> Peft
         from peft import get_peft_model
     except ImportError as error:
         raise MissingExtra("peft", "pip install peft") from error
-    adapted = get_peft_model(model, config)
+    from lipogram.llm.quiet import quiet
+
+    with quiet():
+        adapted = get_peft_model(model, config)
     if checkpointing:
         adapted.enable_input_require_grads()
     return adapted
