@@ -45,6 +45,16 @@ def rewardds(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture(scope="module", autouse=True)
+def state(tmp_path_factory):
+    """A key and a ledger of these tests' own."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rewardds.data_key.state_folder", lambda: folder)
+        patch.setattr("rewardds.ledger.state_folder", lambda: folder)
+        yield folder
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("client")
@@ -245,3 +255,65 @@ def test_bad_input_is_one_line(rewardds, bundle, tmp_path, arguments, message):
     assert err.startswith("error: ")
     assert message in err
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("--base", "{}/none"), ("--base", "{base}", "--device", "tpu9"), ("--max-length", "1")],
+)
+def test_what_cannot_be_trained_costs_the_records_nothing(
+    rewardds, bundle, private, tmp_path, wrong
+):
+    fit = ("client", "fit", private, "--out", tmp_path / "out", "--batch", 2)
+    columns = ("--column", "instruction=q", "--column", "response=a")
+    told = [each.format(tmp_path, base=bundle.parent / "base") for each in wrong]
+    code, out, err = rewardds(*fit, *columns, *told)
+    assert code != 0
+    assert out == ""
+    assert err.startswith("error: ")
+    assert not (tmp_path / "out").exists()
+    assert rewardds("client", "spent", private, *columns)[1].startswith("0 runs, together ε 0 ")
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("kept = 1", "no setting 'kept'"),
+        ("questions = 0", "questions is 0"),
+        ("keep = 0", "keep is 0"),
+        ("alpha = 2", "alpha is 2"),
+        ("stages = -1", "stages is -1"),
+        ("asked = 'Why?'", "asked in"),
+        ("epsilon = -1", "epsilon is -1"),
+        ("epsilon = 'eight'", "epsilon is"),
+        ("client = 3", "client in"),
+        ("client.lrr = 1", "[pipeline.client] in"),
+        ("client.clip = 0", "clip is 0"),
+        ("client.prompts.answr = ''", "'answr'; there are answer"),
+        ("client.prompts = 'Ask.'", "[pipeline.client.prompts] in"),
+        ("sampling.tokens = 3", "'tokens'; there are candidates"),
+        ("sampling.temperature = 0", "temperature 0"),
+        ("sampling.question_filter.least = 3", "question_filter cannot be set in a file"),
+        ("refinement.cands = 3", "'cands'"),
+        ("tuning.epocs = 3", "'epocs'"),
+        ("tuning.epochs = 0", "epochs"),
+        ("lora.rank = 3", "rank"),
+        ("lora.r = 2.5", "r is 2.5"),
+        ("lora.r = 0", "r is 0"),
+    ],
+)
+def test_a_slip_in_a_run_is_found_before_anything_is_trained(
+    rewardds, private, tmp_path, told, message
+):
+    file = tmp_path / "run.toml"
+    columns = 'columns = {instruction = "q", response = "a"}'
+    file.write_text(
+        f'[data]\nsource = "private.jsonl"\n{columns}\n'
+        f'[pipeline]\nbase = "none"\nbatch = 2\n{told}\n'
+    )
+    code, out, err = rewardds("run", file, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "out").exists()

@@ -237,7 +237,7 @@ def _check_source(rows: Path, digest: str) -> None:
 
     try:
         drawn = json.loads((rows.parent / "draws" / "shards.json").read_bytes())
-        source = drawn["drawn"]["source"]
+        source = drawn["settings"]["source"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     if source != digest:

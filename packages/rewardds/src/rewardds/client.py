@@ -21,7 +21,7 @@ from rewardds.privacy_loss import Release
 from rewardds.privacy_statement import PrivacyStatement
 from rewardds.privacy_units import Units, privacy_units
 from rewardds.private_ngrams import PrivateNgrams
-from rewardds.proxy_models import base_name
+from rewardds.proxy_models import base_model, base_name, trainable
 from rewardds.proxy_training import ProxyTraining, Trained
 from rewardds.records import PrivateRecords, PublicRecords
 from rewardds.taint import ReleaseGate
@@ -107,6 +107,7 @@ class RewardDSClient:
             PrivateObject, PrivateText: a seed that is private, or shares words with the records.
             RunMismatch, DataMismatch: the folder holds a run with other settings or records.
             BudgetSpent: the ledger does not allow it; nothing was counted.
+            ModelNotFound, InvalidSetting ...: a base that cannot be had; nothing was counted.
             FolderInUse: another process is at it.
             CorruptState, OSError: the folder's files; what was counted stays counted.
         """
@@ -131,6 +132,8 @@ class RewardDSClient:
         self._check_size(units)
         ledger = PrivacyLedger() if self.ledger is None else self.ledger
         private = self.folder / "private"
+        if not (private / "run.json").exists():
+            self._check_base()
         private.mkdir(parents=True, exist_ok=True)
         private.chmod(0o700)
         with locked(private / "run.json", seconds=1):
@@ -147,6 +150,11 @@ class RewardDSClient:
             for name, release in self.releases.items():
                 ledger.settle(records.fingerprint, f"{run}/{name}", took.get(name, release.steps))
             return self._write(trained)
+
+    def _check_base(self) -> None:
+        """Load it as the training will: a name that is wrong must not cost the records anything."""
+        loaded = base_model(self.base, **self._how)
+        trainable(loaded.model, self.settings.tune, self.lora, self.settings.seed)
 
     def _check_size(self, units: Units) -> None:
         n, policy = self.plan.n, self.settings.n_policy

@@ -80,6 +80,7 @@ class ClientSettings:
                 positive(name, value)
         for name in ("physical_batch", "per_group", "max_length", "max_new_tokens", "answer_batch"):
             whole(name, getattr(self, name))
+        whole("max_length", self.max_length, least=2)
         one_of("tune", self.tune, ("lora", "full"))
         one_of("reward", self.reward, ("tuned", "head"))
         one_of("unit", self.unit, ("record", "group"))
