@@ -10,11 +10,14 @@ import stat
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from lipogram.errors import CorruptState, InvalidSetting, MissingAsset
 from lipogram.llm.tiny import byte_tokenizer
 from rewardds import taint
 from rewardds.baselines import NonPrivateBound
+from rewardds.cached_features import CachedReward
 from rewardds.canaries import make_canaries
 from rewardds.clipped_gradients import Tally
 from rewardds.domains import DomainData
@@ -125,6 +128,7 @@ def made_of_private_records():
         "a row": (row, "Row"),
         "its tokens": (row.sequences[0], "Sequence"),
         "a batch": (collate([row], pad_id=0), "PackedBatch"),
+        "what a base said": (CachedReward(torch.zeros(2, 3), nn.Linear(3, 1)), "CachedReward"),
         "what a trainer saw": (Tally(records=3), "Tally"),
         "what a model learnt": (NonPrivateBound(None), "NonPrivateBound"),
         "posts": (Post(PRIVATE[0]), "PrivateRecord"),

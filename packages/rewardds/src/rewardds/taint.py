@@ -27,6 +27,7 @@ _PRIVATE = {
     "rewardds.text_overlap": {"PrivateGrams", "TextOverlap", "Hit"},
     "rewardds.canaries": {"Canaries"},
     "rewardds.rows": {"Sequence", "Row", "PackedBatch"},
+    "rewardds.cached_features": {"CachedReward"},
     "rewardds.clipped_gradients": {"Tally"},
     "rewardds.baselines": {"NonPrivateBound"},
 }
