@@ -1,7 +1,7 @@
 """The claims about filter and refinement on the toy domain, over seeds and budgets; 1 if one fails.
 
-Every run is kept in `--folder` as soon as it is over: a second call goes on. Masks and noise come
-from the system's secure source, so another study differs by chance.
+Bundles and outcomes are kept in `--folder` as soon as they are there: a second call goes on. Masks
+and noise come from the system's secure source, so another study differs by chance.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -23,11 +22,13 @@ import torch
 from lipogram.console import say, show
 from lipogram.files import write_atomically
 from lipogram.report import Table
+from rewardds.bundle import read_bundle
 from rewardds.toy_claims import budget_claims, nothing_claim
 from rewardds.toy_proxies import toy_model
 from rewardds.toy_study import ToyOutcome, ToyStudy
 
 NOTHING = 0.02  # an ε at which nothing can be learnt
+ARMS = ("random", "shuffled", "filtered", "refined")
 
 
 def kept(path: Path, work: Any) -> dict[str, Any]:
@@ -59,15 +60,16 @@ def main() -> int:
     study = ToyStudy(base := toy_model(), base)
 
     def run(seed: int, epsilon: float) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as place:
-            if epsilon == NOTHING:
-                bundle = study.fit(seed, epsilon, Path(place))
-                return asdict(study.proxies(seed, bundle))
-            return asdict(study.run(seed, epsilon, Path(place)))
+        place = folder / f"{epsilon:g}-{seed}"
+        there = (place / "bundle").exists()
+        bundle = read_bundle(place / "bundle") if there else study.fit(seed, epsilon, place)
+        work = study.proxies if epsilon == NOTHING else study.serve
+        return asdict(work(seed, bundle))
 
     found: dict[float, list[ToyOutcome]] = {each: [] for each in [*options.epsilons, NOTHING]}
     bounds: dict[int, float] = {}
     rows: list[list[Any]] = []
+    shares: list[list[Any]] = []
     for seed in range(options.seeds):
         told = kept(folder / f"bound-{seed}.json", lambda seed=seed: {"bound": study.bound(seed)})
         bounds[seed] = told["bound"]
@@ -80,11 +82,13 @@ def main() -> int:
             found[epsilon].append(one)
             say(f"seed {seed}, ε {one.epsilon:.3g}: {told['seconds']:.0f} s of CPU")
             if one.accuracy:
-                arms = ("random", "shuffled", "filtered", "refined")
-                shares = [one.accuracy[arm] for arm in arms]
-                rows.append([f"{epsilon:g}", seed, one.auc, one.generator, *shares, bounds[seed]])
-    heads = ["ε", "seed", "AUC", "generator", "random", "shuffled", "filtered", "refined", "bound"]
+                run_of, told_by = [f"{epsilon:g}", seed], [one.accuracy[arm] for arm in ARMS]
+                rows.append([*run_of, one.auc, one.generator, *told_by, bounds[seed]])
+                shares.append([*run_of, *(one.right[arm] for arm in ("candidates", *ARMS))])
+    heads = ["ε", "seed", "AUC", "generator", *ARMS, "bound"]
     show(Table(heads, rows, digits=3), "Right answers to held-out questions")
+    heads = ["ε", "seed", "candidates", *ARMS]
+    show(Table(heads, shares, digits=3), "Right answers among the rows that were learnt from")
     judged: list[list[Any]] = []
     for epsilon in options.epsilons:
         judged += [

@@ -241,7 +241,7 @@ class Says:
         return found
 
 
-def test_near_duplicates_repeats_and_dry_questions_are_counted():
+def test_near_duplicates_and_dry_questions_are_counted_and_repeated_answers_stay():
     questions = [
         ("How deep is the old mill pond?", "stop"),
         (" how deep is the OLD mill pond ", "stop"),
@@ -260,9 +260,9 @@ def test_near_duplicates_repeats_and_dry_questions_are_counted():
         "charset": 10,
     }
     assert [row.question for row in rows] == [questions[0][0], questions[2][0]]
-    assert {row.candidates for row in rows} == {("two metres",)}
-    assert (counts.answers, counts.candidates) == (8, 2)
-    assert counts.answers_dropped == {"repeat": 3, "length": 3}
+    assert {row.candidates for row in rows} == {("two metres",) * 3, ("two metres",) * 2}
+    assert (counts.answers, counts.candidates) == (8, 5)
+    assert counts.answers_dropped == {"length": 3}
     dry = Says(questions[:1] + questions[2:3], [("no", "length")])
     rows, counts = sampler(dry).rows(2)
     assert rows == []

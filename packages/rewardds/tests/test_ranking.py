@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from lipogram.errors import InvalidSetting, NotFinite
-from rewardds.ranking import keep_best, rank_candidates, ranks
+from rewardds.ranking import keep_best, rank_candidates, ranked, ranks
+from rewardds.synthetic import SyntheticRow
 
 few = st.integers(-3, 3).map(float)
 candidates = st.lists(st.tuples(few, st.integers(1, 5).map(float)), min_size=1, max_size=6)
@@ -63,6 +64,17 @@ def test_alpha_one_is_the_reward_alone_and_zero_the_perplexity() -> None:
     rewards, perplexities = [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]
     assert rank_candidates(rewards, perplexities, alpha=1).chosen == 2
     assert rank_candidates(rewards, perplexities, alpha=0).chosen == 0
+
+
+def test_nothing_is_rejected_that_says_the_same() -> None:
+    row = SyntheticRow("q", "?", ("a", "b", "a"), (1.0, 0.0, 1.0), (2.0, 3.0, 2.0))
+    found = ranked(row)
+    assert (found.chosen, found.rejected, found.worst) == (0, 1, "b")
+    same = SyntheticRow("q", "?", ("a",) * 3, (1.0,) * 3, (2.0,) * 3)
+    assert (ranked(same).chosen, ranked(same).rejected) == (0, None)
+    dealt = SyntheticRow("q", "?", ("a", "b", "a"), (1.0, 2.0, 3.0), (2.0,) * 3)
+    found = ranked(dealt, alpha=1.0)  # one text with two rewards: a control's
+    assert (found.answer, found.rejected) == ("a", None)
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, math.nan])

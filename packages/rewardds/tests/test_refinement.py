@@ -61,7 +61,8 @@ def test_the_generator_criticises_and_the_model_improves() -> None:
     assert [one.id for one in found.rows] == ["a@1", "b@1"]
     assert [one.parent for one in found.rows] == ["a", "b"]
     assert [one.question for one in found.rows] == ["What of a?", "What of b?"]
-    assert found.rows[0].candidates == ("better 0 improve 0 a", "better 1 improve 0 a")
+    better = ("better 0 improve 0 a", "better 1 improve 0 a")
+    assert found.rows[0].candidates == ("a says 1", *better)
     assert not found.rows[0].rewards
     assert (found.drawn, found.dropped, found.uncriticised) == (4, {}, 0)
     (asked, n, drawing), (single, _, _) = critic.asked
@@ -95,14 +96,27 @@ def test_answers_that_are_none_are_dropped_and_counted() -> None:
     critic = Script(
         lambda prompt, _: Completion("why", "length" if "a" in prompt.key[-1] else "stop")
     )
-    how = RefinementSettings(candidates=4)
+    how = RefinementSettings(candidates=4, compete=False)
     found = refine_rows(ROWS, critic=critic, improver=improver, prompts=PROMPTS, settings=how)
-    assert [one.candidates for one in found.rows] == [("fine",)]
-    assert found.dropped == {"length": 1, "short": 1, "repeat": 1, "context": 4}
+    assert [one.candidates for one in found.rows] == [("fine", "fine")]
+    assert found.dropped == {"length": 1, "short": 1, "context": 4}
     assert found.drawn == 8
     assert found.uncriticised == 1
     assert "Critique" not in improver.asked[0][0].turns[0]["content"]
     assert "Critique:\nwhy" in improver.asked[1][0].turns[0]["content"]
+
+
+def test_the_answer_so_far_stays_where_none_is_better() -> None:
+    improver = Script(lambda prompt, k: Completion(f"new {k}", "stop"))
+    for compete, own in ((True, ("a says 1",)), (False, ())):
+        how = RefinementSettings(instructed=False, candidates=2, compete=compete)
+        found = refine_rows(
+            ROWS[:1], critic=improver, improver=improver, prompts=PROMPTS, settings=how
+        )
+        assert found.rows[0].candidates == (*own, "new 0", "new 1")
+        assert found.drawn == 2
+    silent = Script(lambda *_: Completion("", "stop"))
+    assert not refine_rows(ROWS, critic=silent, improver=silent, prompts=PROMPTS).rows
 
 
 def test_a_model_too_small_for_requests_answers_anew() -> None:
@@ -117,7 +131,7 @@ def test_a_model_too_small_for_requests_answers_anew() -> None:
         prompts=PROMPTS,
         settings=RefinementSettings(instructed=False, candidates=1),
     )
-    assert [one.candidates for one in found.rows] == [("anew",), ("anew",)]
+    assert [one.candidates for one in found.rows] == [("a says 1", "anew"), ("b says 0", "anew")]
     assert improver.asked[0][0].turns == PROMPTS.answer_turns("What of a?")
     assert found.uncriticised == 0
 
@@ -200,12 +214,24 @@ def test_by_the_papers_rule_the_pool_only_grows() -> None:
 def test_by_the_quantile_the_floor_rises() -> None:
     pool = first_pool(SAMPLED, keep=1 / 4)
     refined = [row("a@1", 9.0, stage=1), row("h@1", 7.5, stage=1), row("b@1", 1.0, stage=1)]
-    grown = grown_pool(pool, refined)
+    grown = grown_pool(pool, refined, dedupe="best")
     assert ids(grown.kept) == ["a@1", "b"]  # b by its old row, g fell out
     assert grown.floor == 8
     assert ids(grown.rows)[1] == "b@1"
-    again = grown_pool(grown, [row("a@2", 0.0, stage=2)])
+    again = grown_pool(grown, [row("a@2", 0.0, stage=2)], dedupe="best")
     assert ids(again.kept) == ["a@1", "b"]
+    everything = grown_pool(grown, [row("a@2", 8.0, stage=2)], dedupe="keep")
+    assert ids(everything.kept) == ["a@1", "a@2", "b"]
+
+
+def test_each_question_competes_by_its_latest_row() -> None:
+    pool = first_pool(SAMPLED, keep=1 / 4)
+    refined = [row("a@1", 9.0, stage=1), row("h@1", 7.5, stage=1), row("b@1", 1.0, stage=1)]
+    grown = grown_pool(pool, refined)
+    assert ids(grown.kept) == ["a@1", "h@1"]  # b has lost what it had, and g fell out
+    again = grown_pool(grown, [row("a@2", 0.0, stage=2)])
+    assert ids(again.kept) == ["h@1", "g"]
+    assert ids(again.rows) == ["a@2", "b@1", *"cdefg", "h@1"]
 
 
 def test_a_row_that_fell_out_comes_back_where_the_floor_allows() -> None:
@@ -224,7 +250,11 @@ def test_the_pool_is_the_best_share_of_all_questions(
 ) -> None:
     pool = first_pool([row(f"q{i}", reward) for i, reward in enumerate(rewards)], keep=keep)
     refined = {i: row(f"q{i}@1", reward, stage=1) for i, reward in changes if i < len(rewards)}
-    grown = grown_pool(pool, list(refined.values()))
+    grown = grown_pool(pool, list(refined.values()), dedupe="best")
+    latest = grown_pool(pool, list(refined.values()))
+    newest = first_pool(latest.rows, keep=keep)
+    assert {*ids(newest.kept)} <= {*ids(latest.kept)}
+    assert latest.floor == newest.floor
     best = [max(r, refined[i].reward if i in refined else r) for i, r in enumerate(rewards)]
     floor = sorted(best, reverse=True)[max(1, int(len(best) * keep)) - 1]
     assert {root(one) for one in grown.kept} == {f"q{i}" for i, r in enumerate(best) if r >= floor}

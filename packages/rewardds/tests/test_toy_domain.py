@@ -120,6 +120,9 @@ def test_one_word_is_corrupted_by_another_of_its_kind(domain):
         assert not domain.right(case.question, spoilt)
         places[place] += 1
     assert all(60 < places[place] < 140 for place in range(4))
+    case = domain.cases(1)[0]
+    drugs = [domain.slots_right(case, corrupted(domain.answer(case), draw, (0,))) for _ in range(9)]
+    assert set(drugs) == {(False, True, True, True)}
 
 
 def test_answers_are_marked_slot_by_slot(domain):

@@ -15,7 +15,7 @@ from rewardds.plan import RunPlan
 from rewardds.toy_claims import AUC, budget_claims, nothing_claim
 from rewardds.toy_domain import ToyDomain, corrupted, parse_question
 from rewardds.toy_proxies import toy_model
-from rewardds.toy_study import ToyOutcome, ToyScale, ToyStudy, accuracy, reward_auc
+from rewardds.toy_study import ToyOutcome, ToyScale, ToyStudy, _spoilt, accuracy, reward_auc
 from rewardds.verification import verify
 
 TINY = ToyScale(
@@ -32,6 +32,7 @@ TINY = ToyScale(
     later_epochs=1,
     tuning_batch=3,
     held_out=20,
+    draws=2,
 )
 
 
@@ -52,7 +53,7 @@ def ran(read, tmp_path_factory):
     tuned = []
 
     def noted(loaded, rows, tuning, prompts):
-        tuned.append((id(loaded.model), list(rows), tuning.epochs))
+        tuned.append((loaded, list(rows), tuning.epochs))
         return finetune(loaded, rows, tuning, prompts)
 
     from rewardds import server
@@ -78,9 +79,10 @@ def test_every_arm_is_tuned_as_often_on_as_many_rows(ran):
     assert set(outcome.right) == {*outcome.accuracy, "candidates"}
     assert all(0 <= value <= 1 for value in (*outcome.right.values(), *outcome.accuracy.values()))
     by_model = {}
-    for model, rows, epochs in tuned:
-        by_model.setdefault(model, []).append((len(rows), epochs))
-    assert len(tuned) == 8
+    for loaded, rows, epochs in tuned:
+        by_model.setdefault(id(loaded), []).append((len(rows), epochs))
+    assert len(by_model) == 2 + 2 * TINY.draws
+    assert len(tuned) == 2 * len(by_model)
     assert all(steps[0][1] == 2 and steps[1][1] == 1 for steps in by_model.values())
     assert len({rows for _, rows, _ in tuned for rows in [len(rows)]}) == 1
 
@@ -88,11 +90,37 @@ def test_every_arm_is_tuned_as_often_on_as_many_rows(ran):
 def test_the_share_of_right_answers_is_counted_on_the_rows_of_each_arm(ran):
     outcome, tuned, _, _ = ran
     domain = ToyDomain(1)
-    counted = {
+    last = {id(loaded): rows for loaded, rows, _ in tuned}  # in the order of the arms
+    filtered, *by_chance, refined = (
         np.mean([row.answer == str(_right(domain, row.question)) for row in rows])
-        for _, rows, _ in tuned
+        for rows in last.values()
+    )
+    assert (outcome.right["filtered"], outcome.right["refined"]) == (filtered, refined)
+    assert outcome.right["random"] == np.mean(by_chance[: TINY.draws])
+    assert outcome.right["shuffled"] == np.mean(by_chance[TINY.draws :])
+
+
+def test_what_is_drawn_by_chance_is_drawn_anew(ran):
+    _, tuned, _, _ = ran
+    last = {id(loaded): {row.id for row in rows} for loaded, rows, _ in tuned}
+    _, *by_chance, _ = last.values()
+    assert len({frozenset(rows) for rows in by_chance}) == len(by_chance)
+
+
+def test_weak_answers_differ_in_one_word_of_either_kind():
+    domain = ToyDomain(2)
+    case_of = {record.id: parse_question(record.instruction) for record in domain.records(60)}
+    weak = {
+        source: [
+            domain.slots_right(case_of[record.id], _spoilt(record, source))
+            for record in domain.records(60)
+        ]
+        for source in ("corrupt", "offtopic")
     }
-    assert {outcome.right[arm] for arm in outcome.accuracy} <= counted
+    assert set(weak["corrupt"]) == {(False, True, True, True)}
+    assert {sum(right) for right in weak["offtopic"]} == {3}
+    assert all(right[0] for right in weak["offtopic"])
+    assert len(set(weak["offtopic"])) == 3
 
 
 def _right(domain, question):

@@ -15,7 +15,7 @@ from lipogram.llm.text_metrics import rouge_l
 from rewardds.errors import InvalidRecords, InvalidRows, UnsafeSetting
 from rewardds.finetuning import Tuning, TuningReport, finetune
 from rewardds.prompts import Prompts
-from rewardds.ranking import rank_candidates
+from rewardds.ranking import ranked
 from rewardds.records import PrivateRecords, PublicRecords
 from rewardds.synthetic import SyntheticRow
 
@@ -23,7 +23,8 @@ from rewardds.synthetic import SyntheticRow
 def raw_synthetic(rows: Sequence[SyntheticRow], *, seed: int = 0) -> list[SyntheticRow]:
     """Every question with one of its candidates by chance; none is rejected.
 
-    What is drawn for a row depends on its id and the seed alone.
+    An answer counts as often as it was drawn, so this is again a draw from the proxy. What is drawn
+    for a row depends on its id and the seed alone.
     """
     return [
         _with(row, int(torch.randint(len(row.candidates), (1,), generator=rng(row.id, seed))))
@@ -106,8 +107,7 @@ def shuffled_rewards(
     found = []
     for row in rows:
         own = tuple(next(dealt) for _ in row.rewards)
-        ranking = rank_candidates(own, row.perplexities, alpha=alpha)
-        found.append(replace(row, rewards=own, chosen=ranking.chosen, rejected=ranking.rejected))
+        found.append(ranked(replace(row, rewards=own), alpha=alpha))
     return found
 
 

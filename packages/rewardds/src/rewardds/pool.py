@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from lipogram.analytic.settings import one_of
 from lipogram.errors import InvalidSetting
 from rewardds.errors import InvalidRows
 from rewardds.ranking import check_keep, how_many, keep_best
@@ -13,6 +14,10 @@ from rewardds.synthetic import SyntheticRow, check_ids
 
 Threshold = Literal["quantile", "floor"]
 Dedupe = Literal["best", "latest", "keep"]
+Select = Literal["reward", "margin"]
+"""What questions compete by: the reward of their chosen answers, as in the paper, or how far that
+is above the mean of their other candidates. Preferences say nothing of answers to two questions:
+what a reward adds to all answers of one is arbitrary, and the margin is free of it."""
 
 
 @dataclass(frozen=True)
@@ -21,38 +26,59 @@ class Pool:
 
     Attributes:
         rows: of each question the newest ranked row.
-        kept: rows to learn from, the highest reward first.
+        kept: rows to learn from, the worthiest first.
         keep: share of the questions that were kept at first.
+        select: what makes them worthy.
     """
 
     rows: tuple[SyntheticRow, ...]
     kept: tuple[SyntheticRow, ...]
     keep: float
+    select: Select = "reward"
 
     @property
     def floor(self) -> float:
-        """The lowest reward in :attr:`kept`."""
-        return min(row.reward for row in self.kept)
+        """The least worth, by :func:`worth`, in :attr:`kept`."""
+        return min(worth(row, self.select) for row in self.kept)
 
 
-def first_pool(rows: Sequence[SyntheticRow], *, keep: float = 1 / 8) -> Pool:
+def worth(row: SyntheticRow, select: Select) -> float:
+    """What a question competes with: see :data:`Select`.
+
+    The margin of a question whose candidates all say the same is 0: nothing speaks for its answer.
+
+    Raises:
+        InvalidRows: a row that is not scored and ranked.
+    """
+    reward = row.reward
+    if select == "reward":
+        return reward
+    told = dict(zip(row.candidates, row.rewards, strict=True))
+    others = [value for text, value in told.items() if text != row.answer]
+    return reward - sum(others) / len(others) if others else 0.0
+
+
+def first_pool(
+    rows: Sequence[SyntheticRow], *, keep: float = 1 / 8, select: Select = "reward"
+) -> Pool:
     """The share of questions whose chosen answers have the highest rewards (section 2.6).
 
     Args:
         rows: scored and ranked, one a question.
         keep: share that stays, in (0, 1]; at least one row does.
+        select: "reward", or "margin" to keep those whose answers stand out the most.
 
     Raises:
-        InvalidSetting: keep outside its range.
+        InvalidSetting: keep outside its range, or another way to select.
         InvalidRows: no rows, two rows of one question, or rows that are not scored and ranked.
     """
-    check_keep(keep)
+    check_selection(keep, select)
     if not rows:
         raise InvalidRows("there are no rows to filter: every question lost all its candidates")
     check_ids(rows)
     _check_questions(rows)
-    best = keep_best([row.reward for row in rows], keep)
-    return Pool(tuple(rows), tuple(rows[i] for i in best), keep)
+    best = keep_best([worth(row, select) for row in rows], keep)
+    return Pool(tuple(rows), tuple(rows[i] for i in best), keep, select)
 
 
 def grown_pool(
@@ -60,7 +86,7 @@ def grown_pool(
     refined: Sequence[SyntheticRow],
     *,
     threshold: Threshold = "quantile",
-    dedupe: Dedupe = "best",
+    dedupe: Dedupe = "latest",
 ) -> Pool:
     """The pool after a stage of refinement (section 2.7).
 
@@ -70,9 +96,13 @@ def grown_pool(
             keeps its row.
         threshold: "floor" adds what reaches the lowest reward in the pool, as the paper does: it
             only grows, and its floor never rises. "quantile" lets rows old and new stay that reach
-            the reward at which `pool.keep` of all questions, each by its best row so far, pass.
+            the reward at which `pool.keep` of all questions pass, each by the row that `dedupe`
+            leaves it, or by its best. With another `select` of the pool it is that in place of
+            the reward, here and below.
         dedupe: of rows of one question "keep" all, as the paper does, the "latest", or the "best",
-            whose reward is the highest.
+            whose reward is the highest. The highest of ever more draws is in the end that of the
+            reward's own mistakes: where answers compete (see
+            :class:`rewardds.refinement.RefinementSettings`) the latest row has what won so far.
 
     Raises:
         InvalidSetting: another threshold or dedupe.
@@ -89,19 +119,28 @@ def grown_pool(
         if root(row) not in current:
             raise InvalidRows(f"row {row.id!r} is of a question that the pool does not have")
     newest = current | {root(row): row for row in refined}
+
+    def value(row: SyntheticRow) -> float:
+        return worth(row, pool.select)
+
     if threshold == "floor":
-        floor = pool.floor
-    else:
-        best = {name: row.reward for name, row in current.items()}
-        for row in [*pool.kept, *refined]:
-            best[root(row)] = max(best[root(row)], row.reward)
-        floor = sorted(best.values(), reverse=True)[how_many(len(best), pool.keep) - 1]
-    passing = [row for row in [*pool.kept, *refined] if row.reward >= floor]
-    if threshold == "quantile":  # a question's row may pass now that fell out before
-        held = {row.id for row in passing}
-        passing += [row for row in pool.rows if row.reward >= floor and row.id not in held]
-    kept = sorted(_deduped(passing, dedupe), key=lambda row: (-row.reward, row.id))
-    return Pool(tuple(newest[root(row)] for row in pool.rows), tuple(kept), pool.keep)
+        passing = [row for row in [*pool.kept, *refined] if value(row) >= pool.floor]
+        left = _deduped(passing, dedupe, value)
+    else:  # a question's row may pass now that fell out before
+        rows = {row.id: row for row in [*pool.kept, *pool.rows, *refined]}.values()
+        each = _deduped(rows, "best" if dedupe == "keep" else dedupe, value)
+        order = sorted((value(row) for row in each), reverse=True)
+        floor = order[how_many(len(order), pool.keep) - 1]
+        left = [row for row in (rows if dedupe == "keep" else each) if value(row) >= floor]
+    kept = sorted(left, key=lambda row: (-value(row), row.id))
+    newest_rows = tuple(newest[root(row)] for row in pool.rows)
+    return Pool(newest_rows, tuple(kept), pool.keep, pool.select)
+
+
+def check_selection(keep: float, select: str) -> None:
+    """Raises InvalidSetting unless keep is in (0, 1] and select is one of :data:`Select`."""
+    check_keep(keep)
+    one_of("select", select, get_args(Select))
 
 
 def root(row: SyntheticRow) -> str:
@@ -109,14 +148,16 @@ def root(row: SyntheticRow) -> str:
     return row.id.removesuffix(f"@{row.stage}") if row.stage else row.id
 
 
-def _deduped(rows: list[SyntheticRow], dedupe: Dedupe) -> list[SyntheticRow]:
+def _deduped(
+    rows: Iterable[SyntheticRow], dedupe: Dedupe, value: Callable[[SyntheticRow], float]
+) -> list[SyntheticRow]:
     if dedupe == "keep":
-        return rows
+        return list(rows)
     chosen: dict[str, SyntheticRow] = {}
     for row in rows:
         held = chosen.get(root(row))
         better = held is None or (
-            row.reward > held.reward if dedupe == "best" else row.stage > held.stage
+            value(row) > value(held) if dedupe == "best" else row.stage > held.stage
         )
         if better:
             chosen[root(row)] = row

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lipogram.errors import InvalidSetting, NotFinite
+from rewardds.synthetic import SyntheticRow
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,21 @@ def rank_candidates(
         range(len(scores)), key=lambda i: (-round(scores[i], 9), -rewards[i], perplexities[i], i)
     )
     return Ranking(tuple(scores), order[0], order[-1] if len(order) > 1 else None)
+
+
+def ranked(row: SyntheticRow, *, alpha: float = 0.5) -> SyntheticRow:
+    """A scored row with its best and its worst candidate, by :func:`rank_candidates`.
+
+    Where the worst says the same as the best, which one is drawn again and again, none is rejected:
+    there is nothing to prefer.
+
+    Raises:
+        InvalidSetting, NotFinite: as :func:`rank_candidates`.
+    """
+    found = rank_candidates(row.rewards, row.perplexities, alpha=alpha)
+    texts = row.candidates
+    same = found.rejected is None or texts[found.rejected] == texts[found.chosen]
+    return replace(row, chosen=found.chosen, rejected=None if same else found.rejected)
 
 
 def keep_best(rewards: Sequence[float], keep: float) -> list[int]:

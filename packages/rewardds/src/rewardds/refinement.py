@@ -16,7 +16,7 @@ from rewardds.synthetic import SyntheticRow
 
 @dataclass(frozen=True)
 class RefinementSettings:
-    """How a stage refines; the defaults are the paper's (section 2.7) but for the pool's rules.
+    """How a stage refines; the defaults are the paper's (section 2.7) but for the last four.
 
     Attributes:
         candidates: improved answers drawn for a question.
@@ -28,6 +28,8 @@ class RefinementSettings:
         instructed: False for models too small to follow requests: nothing is criticised, and the
             server's model answers each question anew, as it was tuned to.
         answer_filter: what an answer must be like.
+        compete: whether the answer so far is ranked beside the new ones, and stays where it is
+            better. By the paper's rule, False, the best new one replaces it in any case.
         threshold: see :func:`rewardds.pool.grown_pool`.
         dedupe: see :func:`rewardds.pool.grown_pool`.
 
@@ -43,8 +45,9 @@ class RefinementSettings:
     seed: int = 0
     instructed: bool = True
     answer_filter: RowFilter = ANSWER
+    compete: bool = True
     threshold: Threshold = "quantile"
-    dedupe: Dedupe = "best"
+    dedupe: Dedupe = "latest"
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
@@ -71,10 +74,11 @@ class Refined:
     """Rows of a further stage, not scored yet.
 
     Attributes:
-        rows: of the questions that got a candidate.
+        rows: of the questions that got a new candidate; where answers compete, the one so far is
+            the first candidate.
         drawn: answers drawn.
-        dropped: of them, by reason: "length" and "context" (not ended by the model itself), a
-            filter's faults, and "repeat" of another answer to the question.
+        dropped: of them, by reason: "length" and "context" (not ended by the model itself), or a
+            filter's faults.
         uncriticised: questions whose critique did not end by itself or was empty; they were
             improved without one.
     """
@@ -146,17 +150,13 @@ def refine_rows(
         kept: list[str] = []
         for completion in completions:
             text = completion.text.strip()
-            fault: str | None = None
-            if not completion.ended:
-                fault = completion.finish
-            elif (fault := how.answer_filter.fault(text)) is None and text in kept:
-                fault = "repeat"
+            fault = how.answer_filter.fault(text) if completion.ended else completion.finish
             if fault is None:
                 kept.append(text)
             else:
                 dropped[fault] += 1
         if kept:
-            refined.append(row.refined(kept))
+            refined.append(row.refined([answers[row.id], *kept] if how.compete else kept))
     missing = sum(not critiques[row.id] for row in rows) if how.instructed else 0
     return Refined(refined, len(rows) * how.candidates, dict(dropped), missing)
 

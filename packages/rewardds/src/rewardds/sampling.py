@@ -88,7 +88,8 @@ class SamplingCounts:
         rows: questions that have a candidate.
         questions_dropped: by reason: "length" and "context" (not ended by the model itself; see
             :class:`rewardds.backends.Completion`), a filter's faults, "near duplicate".
-        answers_dropped: by reason: the same, and "repeat" of an answer to the question.
+        answers_dropped: by reason: the same, but for duplicates: an answer that a question got
+            before stays, for candidates are draws from the proxy.
     """
 
     attempts: int
@@ -112,6 +113,8 @@ class Sampler:
         backend: with the generation proxy.
         prompts: those that the proxy was trained with.
         seeds: public or synthetic questions, shown as examples; none are needed.
+        answers: public ones that are every question's candidates in place of drawn ones; none for
+            drawn ones.
         settings: how.
         gate: what everything passes that comes in.
         folder: where what was drawn is kept, and found again; None for nowhere.
@@ -129,6 +132,7 @@ class Sampler:
         prompts: Prompts,
         *,
         seeds: Iterable[str] = (),
+        answers: Iterable[str] = (),
         settings: SamplingSettings | None = None,
         gate: ReleaseGate | None = None,
         folder: str | Path | None = None,
@@ -138,6 +142,7 @@ class Sampler:
         gate = ReleaseGate() if gate is None else gate
         gate.admit("sampling", prompts=prompts, settings=settings, source=source)
         self.seeds = gate.seeds(seeds)
+        self.answers = gate.seeds(answers)
         self.settings = SamplingSettings() if settings is None else settings
         self._backend, self._prompts, self._gate = backend, prompts, gate
         drawn = {
@@ -227,6 +232,14 @@ class Sampler:
         kind: str = "answer",
     ) -> tuple[list[SyntheticRow], SamplingCounts]:
         """Draw what is missing of the answers and filter them."""
+        if self.answers:
+            rows = [
+                SyntheticRow(f"q{number:06d}", question, self.answers)
+                for number, question in questions.items()
+            ]
+            n = len(rows) * len(self.answers)
+            counts = SamplingCounts(attempts, len(questions), n, n, len(rows), dict(dropped))
+            return rows, counts
         answers = self._draw(kind, questions)
         faults: Counter[str] = Counter()
         rows = []
@@ -234,8 +247,6 @@ class Sampler:
             kept: list[str] = []
             for text, finish in answers[number]:
                 fault = self._fault(text, finish, self.settings.answer_filter)
-                if fault is None and text.strip() in kept:
-                    fault = "repeat"
                 if fault is None:
                     kept.append(text.strip())
                 else:

@@ -10,7 +10,7 @@ from lipogram.llm.loaded import LoadedModel
 from lipogram.llm.text import context_length, pad_id
 from rewardds.prefix_sharing import Group
 from rewardds.prompts import Prompts, sequence
-from rewardds.ranking import check_alpha, rank_candidates
+from rewardds.ranking import check_alpha, ranked
 from rewardds.rows import Sequence as Tokens
 from rewardds.sequence_scores import BATCH, perplexities, rewards
 from rewardds.synthetic import SyntheticRow
@@ -57,6 +57,8 @@ class Scorer:
     def score(self, rows: Sequence[SyntheticRow], *, alpha: float = 0.5) -> Scored:
         """Score all candidates of all rows anew, and rank those of each row.
 
+        What a question's candidates say more than once is read once.
+
         Args:
             rows: of one stage or several.
             alpha: weight of the reward's rank, see :func:`rewardds.ranking.rank_candidates`.
@@ -72,13 +74,14 @@ class Scorer:
         judged: list[Group] = []
         too_long = 0
         for row in rows:
-            answers, judgements, fit = [], [], []
-            for candidate in row.candidates:
+            answers, judgements, said = [], [], set()
+            for candidate in dict.fromkeys(row.candidates):
                 answer, judgement = self._sequences(row.question, candidate)
                 if self._fits(answer, self.generator) and self._fits(judgement, self.reward):
                     answers.append(answer)
                     judgements.append(judgement)
-                    fit.append(candidate)
+                    said.add(candidate)
+            fit = [candidate for candidate in row.candidates if candidate in said]
             too_long += len(row.candidates) - len(fit)
             if fit:
                 kept.append(
@@ -105,19 +108,17 @@ class Scorer:
             padding=pad_id(self.reward.tokenizer),
             batch_size=self.batch_size,
         )
-        ranked = []
+        found = []
         for row, reward, perplexity in zip(kept, found_rewards, found_perplexities, strict=True):
-            ranking = rank_candidates(reward, perplexity, alpha=alpha)
-            ranked.append(
-                replace(
-                    row,
-                    rewards=tuple(reward),
-                    perplexities=tuple(perplexity),
-                    chosen=ranking.chosen,
-                    rejected=ranking.rejected,
-                )
+            places = {text: i for i, text in enumerate(dict.fromkeys(row.candidates))}
+            order = [places[text] for text in row.candidates]
+            scored = replace(
+                row,
+                rewards=tuple(reward[i] for i in order),
+                perplexities=tuple(perplexity[i] for i in order),
             )
-        return Scored(ranked, too_long, len(rows) - len(kept))
+            found.append(ranked(scored, alpha=alpha))
+        return Scored(found, too_long, len(rows) - len(kept))
 
     def _sequences(self, question: str, answer: str) -> tuple[Tokens, Tokens]:
         turns = self.prompts.answer_turns(question, answer)

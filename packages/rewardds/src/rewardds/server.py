@@ -17,7 +17,7 @@ from rewardds.bundle import GENERATOR, HASHES, Bundle, read_bundle
 from rewardds.errors import InvalidRows
 from rewardds.finetuning import Method, Tuning, TuningReport, finetune, prepare_for_tuning
 from rewardds.hf_backend import HFBackend
-from rewardds.pool import Pool, first_pool, grown_pool
+from rewardds.pool import Pool, Select, check_selection, first_pool, grown_pool
 from rewardds.ranking import check_alpha
 from rewardds.refinement import RefinementSettings, refine_rows
 from rewardds.sampling import Sampler, SamplingCounts, SamplingSettings
@@ -134,6 +134,7 @@ class RewardDSServer:
         *,
         seeds: Iterable[str] = (),
         questions: Sequence[str] = (),
+        answers: Sequence[str] = (),
         settings: SamplingSettings | None = None,
         folder: str | Path | None = None,
     ) -> tuple[list[SyntheticRow], SamplingCounts]:
@@ -145,6 +146,8 @@ class RewardDSServer:
             seeds: public or synthetic questions shown as examples.
             questions: public or synthetic questions to be answered, over and over up to n, in place
                 of drawn ones.
+            answers: public ones, such as the names of labels, that are every question's candidates
+                in place of drawn ones.
             settings: how; its `candidates` give way to `n_candidates`.
             folder: where draws are kept, so that a killed run goes on.
 
@@ -152,7 +155,7 @@ class RewardDSServer:
             The rows, not scored yet, and what became of the draws.
 
         Raises:
-            PrivateObject, PrivateText: a seed or a question that is private.
+            PrivateObject, PrivateText: a seed, a question or an answer that is private.
             InvalidSetting, RunMismatch, CorruptState: see :class:`rewardds.sampling.Sampler`.
         """
         self.gate.admit("sample", settings=settings, folder=folder)
@@ -161,6 +164,7 @@ class RewardDSServer:
             self._backend,
             self.bundle.prompts,
             seeds=seeds,
+            answers=answers,
             settings=replace(how, candidates=n_candidates),
             gate=self.gate,
             folder=None if folder is None else str(folder),
@@ -170,13 +174,20 @@ class RewardDSServer:
             return sampler.rows(n)
         return sampler.rows_of([questions[i % len(questions)] for i in range(n)])
 
-    def filter(self, rows: Sequence[SyntheticRow], keep: float = 1 / 8, alpha: float = 0.5) -> Pool:
+    def filter(
+        self,
+        rows: Sequence[SyntheticRow],
+        keep: float = 1 / 8,
+        alpha: float = 0.5,
+        select: Select = "reward",
+    ) -> Pool:
         """Score all candidates, choose the best of each question, and keep the best questions.
 
         Args:
             rows: as :meth:`sample` gave them.
             keep: share of the questions that stays.
             alpha: weight of the reward's rank beside the perplexity's.
+            select: what questions compete by, see :data:`rewardds.pool.Select`.
 
         Raises:
             PrivateObject: rows that are private.
@@ -184,7 +195,9 @@ class RewardDSServer:
             InvalidSetting, NotFinite, OverBudget: see :meth:`rewardds.scoring.Scorer.score`.
         """
         self._admit("filter", rows)
-        return first_pool(self.scorer.score(rows, alpha=alpha).rows, keep=keep)
+        check_selection(keep, select)
+        scored = self.scorer.score(rows, alpha=alpha)
+        return first_pool(scored.rows, keep=keep, select=select)
 
     def refine(
         self,

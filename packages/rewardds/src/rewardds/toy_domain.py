@@ -202,10 +202,18 @@ def draw_cases(n: int, clinics: Sequence[str], draw: np.random.Generator) -> lis
     return [Case(clinics[row[0]], NAMES[row[1]], tuple(row[2:])) for row in drawn]
 
 
-def corrupted(answer: str, draw: np.random.Generator) -> str:
-    """A prescription with one word replaced by another of its kind; of no prescription, a guess."""
+def corrupted(
+    answer: str, draw: np.random.Generator, slots: Sequence[int] = range(len(SLOTS))
+) -> str:
+    """A prescription with one word replaced by another of its kind; of no prescription, a guess.
+
+    Args:
+        answer: a prescription.
+        draw: of the slot, and of its new word.
+        slots: places in SLOTS of which one is drawn.
+    """
     words = answer.split()
-    slot = int(draw.integers(len(SLOTS)))
+    slot = slots[int(draw.integers(len(slots)))]
     if len(words) != len(SLOTS) + 1:
         return guess(draw)
     others = [word for word in SLOTS[slot][1] if word != words[slot + 1]]

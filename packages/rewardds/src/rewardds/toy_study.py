@@ -25,7 +25,7 @@ from rewardds.client_settings import ClientSettings
 from rewardds.finetuning import Tuning, prepare_for_tuning
 from rewardds.generation_proxy import record_number
 from rewardds.plan import PrivacyPlan, RunPlan
-from rewardds.pool import first_pool
+from rewardds.pool import Select, first_pool
 from rewardds.privacy_loss import Release
 from rewardds.privacy_statement import PrivacyStatement
 from rewardds.privacy_units import privacy_units
@@ -38,12 +38,13 @@ from rewardds.sampling import SamplingSettings
 from rewardds.sequence_scores import rewards
 from rewardds.server import RewardDSServer
 from rewardds.synthetic import SyntheticRow
-from rewardds.toy_domain import Case, ToyDomain, corrupted, guess
+from rewardds.toy_domain import Case, ToyDomain, corrupted
 from rewardds.toy_proxies import CONTEXT, PROMPTS
 from rewardds.verification import verify
 from rewardds.weak_answers import WeakAnswers, check_sources
 
 ANSWER_TOKENS, QUESTION_TOKENS = 8, 12
+DRUG, OTHERS = (0,), (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class ToyScale:
         candidates: answers to each.
         top_p: of all draws.
         keep: share of the questions that is learnt from.
+        select: what questions compete by.
         alpha: weight of the reward's rank.
         stages: of refinement.
         first_epochs: of the model's first tuning.
@@ -71,6 +73,7 @@ class ToyScale:
         tuning_batch: rows an update.
         tuning_lr: of the model.
         held_out: cases that it and the reward are tested with.
+        draws: of the arms that are chosen by chance; their figures are means over them.
     """
 
     records: int = 8192
@@ -85,7 +88,8 @@ class ToyScale:
     questions: int = 1600
     candidates: int = 6
     top_p: float = 1.0
-    keep: float = 1 / 8
+    keep: float = 1 / 4
+    select: Select = "margin"
     alpha: float = 0.5
     stages: int = 2
     first_epochs: int = 8
@@ -93,6 +97,7 @@ class ToyScale:
     tuning_batch: int = 32
     tuning_lr: float = 2e-3
     held_out: int = 400
+    draws: int = 4
 
     def plan(self, epsilon: float) -> PrivacyPlan:
         """Of both proxies together, at δ = 10⁻⁵."""
@@ -157,8 +162,9 @@ class ToyOutcome:
 class ToyTraining(ProxyTraining):
     """As the client's, with answers spoilt by someone who knows which words are of one kind.
 
-    "corrupt" is a record's own answer with one word changed, "offtopic" a guess. Both are made of
-    the record and of public words alone, as the client's are.
+    "corrupt" is a record's own answer with another drug, "offtopic" it with another dose, time or
+    route. Both are made of the record and of public words alone, as the client's are. A guess that
+    is wrong in all four would be told by what is learnt first, and teach nothing of the rest.
     """
 
     def _answers(
@@ -255,22 +261,26 @@ class ToyStudy:
         """The server's part: arms "refined", "filtered", "random", "shuffled" of the same rows.
 
         "random" is a random candidate of as many random questions; "shuffled" what the filter keeps
-        by rewards dealt out anew among all candidates, where rewards alone rank.
+        by rewards dealt out anew among all candidates, where rewards alone rank and select. (By
+        margins it would be no control: they are the larger the fewer other answers there are, and a
+        question with few is an easy one.)
         """
         scale, domain = self.scale, ToyDomain(seed)
         server = self._server(bundle)
         rows, _ = server.sample(scale.questions, scale.candidates, settings=scale.sampling)
-        first = server.filter(rows, scale.keep, scale.alpha)
-        dealt = shuffled_rewards(first.rows, alpha=1.0, seed=seed)
-        arms = {
-            "filtered": first.kept,
-            "random": random_subset(rows, len(first.kept), seed=seed),
-            "shuffled": first_pool(dealt, keep=scale.keep).kept,
-        }
-        right = {"candidates": _right_candidates(domain, rows)}
-        right |= {name: _right(domain, kept) for name, kept in arms.items()}
-        tuned = {name: self._tuned(bundle, kept, domain) for name, kept in arms.items()}
-        pool = first
+        pool = server.filter(rows, scale.keep, scale.alpha, scale.select)
+        arms: dict[str, list[Sequence[SyntheticRow]]] = {"filtered": [pool.kept]}
+        arms["random"] = [
+            random_subset(rows, len(pool.kept), seed=draw) for draw in range(scale.draws)
+        ]
+        arms["shuffled"] = [
+            first_pool(shuffled_rewards(pool.rows, alpha=1.0, seed=draw), keep=scale.keep).kept
+            for draw in range(scale.draws)
+        ]
+        right, tuned = {"candidates": _right_candidates(domain, rows)}, {}
+        for name, kept in arms.items():
+            right[name] = float(np.mean([_right(domain, one) for one in kept]))
+            tuned[name] = float(np.mean([self._tuned(bundle, one, domain) for one in kept]))
         for tuning in scale.tunings()[:-1]:
             pool = server.refine(
                 pool, 1, alpha=scale.alpha, settings=scale.refinement, tuning=tuning
@@ -344,7 +354,7 @@ def reward_auc(reward: LoadedModel, domain: ToyDomain, n: int) -> float:
 
 def _spoilt(record: Record, source: str) -> str:
     draw = np.random.default_rng(record_number(record, source))
-    return corrupted(record.response, draw) if source == "corrupt" else guess(draw)
+    return corrupted(record.response, draw, DRUG if source == "corrupt" else OTHERS)
 
 
 def _right(domain: ToyDomain, rows: Sequence[SyntheticRow]) -> float:
