@@ -10,6 +10,7 @@ from lipogram.errors import InvalidProbes, InvalidSetting, NotFinite, OverBudget
 from lipogram.llm.loaded import LoadedModel
 from lipogram.llm.scoring import answer_logprobs
 from lipogram.llm.tiny import PAD, tiny_random
+from lipogram.llm.tuning import lora_config, prepare_lora
 from rewardds import prefix_sharing
 from rewardds.prompts import Prompts
 from rewardds.reward_model import RewardModel
@@ -79,7 +80,7 @@ def test_reward_is_that_of_one_call_each(model_type: str, batch_size: int) -> No
 
 
 @pytest.mark.parametrize(
-    ("model_type", "config", "takes"),
+    ("model_type", "config", "shares"),
     [
         ("llama", {}, True),
         ("qwen2", {}, True),
@@ -89,19 +90,19 @@ def test_reward_is_that_of_one_call_each(model_type: str, batch_size: int) -> No
         ("mistral", {"sliding_window": 8}, False),
     ],
 )
-def test_nothing_is_shared_where_a_mask_of_ones_own_is_not_read(
-    model_type: str, config: dict[str, None], takes: bool
+def test_nothing_is_shared_where_a_layer_does_not_see_all_before(
+    model_type: str, config: dict[str, None], shares: bool
 ) -> None:
     lm = tiny_random(model_type, layers=2, **config).model
-    assert prefix_sharing.takes_branches(lm) is takes
-    masks: list[int] = []
+    assert prefix_sharing.attends_to_all(lm) is shares
+    went_on: list[bool] = []
 
-    def see(_module: object, _args: object, kwargs: dict[str, torch.Tensor]) -> None:
-        masks.append(kwargs["attention_mask"].ndim)
+    def see(_module: object, _args: object, kwargs: dict[str, object]) -> None:
+        went_on.append("past_key_values" in kwargs)
 
     with lm.register_forward_pre_hook(see, with_kwargs=True):
         perplexities(lm, GROUPS, padding=PAD)
-    assert (4 in masks) is takes
+    assert any(went_on) is shares
 
 
 def test_what_candidates_share_is_computed_once() -> None:
@@ -111,23 +112,57 @@ def test_what_candidates_share_is_computed_once() -> None:
     def see(_module: object, _args: object, kwargs: dict[str, torch.Tensor]) -> None:
         sizes.append(tuple(kwargs["input_ids"].shape))
 
-    with lm.register_forward_pre_hook(see, with_kwargs=True):
+    with lm.model.register_forward_pre_hook(see, with_kwargs=True):
         perplexities(lm, [[tokens("x" * 50, letter) for letter in "abcdef"]], padding=PAD)
-    assert sizes == [(1, 56)]
+    assert sizes == [(1, 49), (6, 2)]  # the last "x" is left to each: its logits are needed
 
 
-def test_a_group_is_split_where_its_row_would_be_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endings_of_one_length_meet_whatever_group_they_are_of() -> None:
     lm = tiny_random("llama", layers=1).model
-    monkeypatch.setattr(prefix_sharing, "LONGEST_ROW", 20)
-    widest: list[int] = []
+    sizes: list[tuple[int, ...]] = []
 
     def see(_module: object, _args: object, kwargs: dict[str, torch.Tensor]) -> None:
-        widest.append(kwargs["input_ids"].shape[1])
+        sizes.append(tuple(kwargs["input_ids"].shape))
 
+    groups = [[tokens(letter * 20, "z" * n) for n in (3, 30)] for letter in "abcd"]
     with lm.register_forward_pre_hook(see, with_kwargs=True):
-        found = perplexities(lm, GROUPS, padding=PAD)
+        found = perplexities(lm, groups, padding=PAD, batch_size=4)
+    assert sizes == [(4, 31), (4, 4)]
+    assert flat(found) == pytest.approx(flat(one_by_one(lm, groups)), rel=1e-5)
+
+
+def test_padding_is_at_no_position_beyond_the_context() -> None:
+    lm = tiny_random("gpt2", layers=1, n_positions=32).model
+    groups = [
+        [tokens("x" * 28, answer) for answer in ("ab", "c")],
+        [tokens("y" * 4, answer) for answer in ("d" * 20, "e")],
+    ]
+    found = perplexities(lm, groups, padding=PAD)
+    assert flat(found) == pytest.approx(flat(one_by_one(lm, groups)), rel=1e-5)
+
+
+def test_an_adapter_counts_in_what_is_shared_too() -> None:
+    loaded = tiny_random("llama", layers=2)
+    plain = perplexities(loaded.model, GROUPS, padding=PAD)
+    lm = prepare_lora(loaded.model, lora_config(loaded.model, r=2), checkpointing=False)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in lm.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(generator=draw)
+    lm.eval()
+    found = perplexities(lm, GROUPS, padding=PAD)
     assert flat(found) == pytest.approx(flat(one_by_one(lm, GROUPS)), rel=1e-5)
-    assert max(widest) == max(len(one.ids) for group in GROUPS for one in group)
+    assert flat(found) != pytest.approx(flat(plain), rel=0.01)
+    model = RewardModel(lm)
+    judged = rewards(model, GROUPS, padding=PAD)
+    with torch.no_grad():
+        expected = [
+            float(model(input_ids=torch.tensor([one.ids]))[0, -1])
+            for group in GROUPS
+            for one in group
+        ]
+    assert flat(judged) == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def test_half_precision_is_judged_in_full() -> None:
@@ -239,6 +274,32 @@ def test_rows_are_scored_by_both_proxies_and_ranked() -> None:
         assert row.reward == max(row.rewards)
     assert found.rows[0].rejected is not None
     assert found.rows[1].rejected is None
+
+
+def test_what_is_said_again_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def noted(model: RewardModel, groups: list[list[Sequence]], **how: int) -> list[list[float]]:
+        read.extend(len(group) for group in groups)
+        return rewards(model, groups, **how)
+
+    monkeypatch.setattr("rewardds.scoring.rewards", noted)
+    judge = scorer()
+    rows = [
+        SyntheticRow("q0", "How many?", ("three", "four", "three", "five", "four")),
+        SyntheticRow("q1", "How many?", ("three",) * 4),
+    ]
+    first, same = judge.score(rows).rows
+    assert read == [3, 1]
+    assert first.candidates == rows[0].candidates
+    for values in (first.rewards, first.perplexities):
+        assert (values[0], values[1]) == (values[2], values[4])
+        assert len(set(values)) == 3
+    (alone,) = judge.score([SyntheticRow("q0", "How many?", ("three", "four", "five"))]).rows
+    assert first.rewards[:2] == pytest.approx(alone.rewards[:2], abs=1e-5)
+    assert first.rewards[3] == pytest.approx(alone.rewards[2], abs=1e-5)
+    assert len(set(same.rewards)) == 1
+    assert (same.chosen, same.rejected) == (0, None)
 
 
 def test_candidates_beyond_a_context_are_left_out_and_counted() -> None:

@@ -1,17 +1,19 @@
-"""Sequences that begin alike, in one row: what they share stands there, and is computed, once.
+"""Sequences that begin alike: what they share is computed once, and kept as keys and values.
 
-The candidates of a question differ in the answer only. Behind their common beginning each of them
-has a branch of its own that sees the beginning and itself; its positions go on from the beginning.
+The candidates of a question differ in the answer only. Their common beginning is run by itself, and
+each of them goes on from there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from lipogram.errors import InvalidProbes, InvalidSetting, OverBudget
 from lipogram.llm.forward import evaluating
@@ -20,7 +22,6 @@ from lipogram.llm.text import context_length
 from lipogram.llm.wrappers import unwrap
 from rewardds import rows
 
-LONGEST_ROW = 1024
 Group = Sequence[rows.Sequence]
 """Sequences that are likely to begin alike."""
 
@@ -28,44 +29,33 @@ _Place = tuple[int, int]  # group, sequence in it
 
 
 @dataclass(frozen=True)
-class Branches:
-    """Rows padded on the right to one length t.
+class Endings:
+    """What is left of c sequences behind what was run before, padded on the right to one length t.
 
     Attributes:
-        input_ids: (b, t) int64.
-        position_ids: (b, t) int64.
-        branch: (b, t) int64; 0 on what a row's sequences share, 1, 2, ... on their own parts, -1 on
-            padding.
-        row: of each of the c sequences, the row that it is in.
-        positions: of each sequence, for each of its tokens, the column that it is in.
-        sequences: the sequences.
+        input_ids: (c, t) int64.
+        position_ids: (c, t) int64.
+        attention_mask: (c, s + t) int64, 0 on padding; s columns stand for what was run before.
+        past: keys and values of those s columns, of each sequence; None where s is 0.
+        starts: of each sequence, how many of its tokens were run before.
+        sequences: the sequences, whole.
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    branch: Tensor
-    row: list[int]
-    positions: list[list[int]]
+    attention_mask: Tensor
+    past: Any
+    starts: list[int]
     sequences: list[rows.Sequence]
 
-    def inputs(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """What a model with activations of `dtype` is called with."""
-        return {
+    def inputs(self) -> dict[str, Any]:
+        """What a model is called with."""
+        given = {
             "input_ids": self.input_ids,
-            "attention_mask": self._attention(dtype),
+            "attention_mask": self.attention_mask,
             "position_ids": self.position_ids,
         }
-
-    def _attention(self, dtype: torch.dtype) -> Tensor:
-        """(b, 1, t, t) added to the scores; (b, t), 0 on padding, where no row has branches."""
-        if len(self.row) == len(self.input_ids):
-            return (self.branch >= 0).long()
-        t = self.branch.shape[1]
-        mine, other = self.branch[:, :, None], self.branch[:, None, :]
-        causal = torch.ones(t, t, dtype=torch.bool, device=self.branch.device).tril()
-        seen = ((mine == other) | ((other == 0) & (mine >= 0))) & causal
-        hidden = torch.full(seen.shape, torch.finfo(dtype).min, dtype=dtype, device=seen.device)
-        return hidden.masked_fill_(seen, 0)[:, None]
+        return given if self.past is None else given | {"past_key_values": self.past}
 
 
 class Reading(Protocol):
@@ -75,7 +65,7 @@ class Reading(Protocol):
     def lm(self) -> Any:
         """The causal language model that is run, in evaluation mode."""
 
-    def __call__(self, batch: Branches) -> Tensor:
+    def __call__(self, batch: Endings) -> Tensor:
         """(c,) one value a sequence."""
 
 
@@ -84,8 +74,7 @@ def over_groups(
 ) -> list[list[float]]:
     """One value for every sequence of every group.
 
-    A group is split over several rows where one would have more than `LONGEST_ROW` tokens, and
-    nothing is shared under a model that does not take a mask of its own for every row.
+    Nothing is shared under a model that does not attend to everything before.
 
     Args:
         reading: what is computed.
@@ -111,34 +100,33 @@ def over_groups(
                     f"candidate {s} of question {g} has {len(sequence.ids)} tokens with its "
                     f"prompt, the model's context is {longest}"
                 )
-    limit = LONGEST_ROW if takes_branches(reading.lm) else 0
-    device = next(reading.lm.parameters()).device
+    sharing = attends_to_all(reading.lm)
     found: dict[_Place, float] = {}
-    queue = list(_batches(groups, batch_size, limit, found))
+    queue = list(_chunks(groups, batch_size, sharing, found))
     while queue:
-        places = [place for row in queue[0] for place in row]
         try:
             with evaluating(reading.lm):
-                batch = _collate(groups, queue[0], padding, device)
-                values = reading(batch).double().cpu().tolist()
+                for places, values in _read(reading, groups, queue[0], batch_size, padding):
+                    found |= dict(zip(places, values, strict=True))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(places) == 1:
-                g, s = places[0]
+            if batch_size == 1:
+                g, s = queue[0][0].places[0]
                 raise OverBudget(
                     f"candidate {s} of question {g}, {len(groups[g][s].ids)} tokens, does not fit "
                     "into memory even by itself"
                 ) from error
-            queue = list(_batches(groups, len(places) // 2, limit, found))
+            size = sum(len(family.places) for family in queue[0])
+            batch_size = max(1, min(batch_size, size) // 2)
+            queue = list(_chunks(groups, batch_size, sharing, found))
             continue
         del queue[0]
-        found |= dict(zip(places, values, strict=True))
     return [[found[g, s] for s in range(len(group))] for g, group in enumerate(groups)]
 
 
-def takes_branches(lm: Any) -> bool:
-    """Whether a model takes a mask (b, 1, t, t): full attention by kernels that read it."""
+def attends_to_all(lm: Any) -> bool:
+    """Whether every layer attends to all that came before, by kernels that read a mask."""
     config = unwrap(lm).config.get_text_config()
     if getattr(config, "_attn_implementation", None) not in ("sdpa", "eager"):
         return False
@@ -148,72 +136,136 @@ def takes_branches(lm: Any) -> bool:
     return getattr(config, "sliding_window", None) is None
 
 
-def _batches(
-    groups: Sequence[Group], batch_size: int, limit: int, done: dict[_Place, float]
-) -> Iterator[list[list[_Place]]]:
-    """Batches of rows of places, at most `batch_size` places each; the longest rows first."""
-    split: list[tuple[int, list[_Place]]] = []
+@dataclass(frozen=True)
+class _Family:
+    """Sequences of a group, and how many tokens of theirs are run once for all."""
+
+    places: list[_Place]
+    shared: int
+    longest: int
+
+
+def _chunks(
+    groups: Sequence[Group], batch_size: int, sharing: bool, done: dict[_Place, float]
+) -> Iterator[list[_Family]]:
+    """Families whose beginnings are run at once, at most `batch_size`; longest first.
+
+    Those that share nothing have chunks of their own: nothing is run before them.
+    """
+    families = []
     for g, group in enumerate(groups):
-        left = [s for s in range(len(group)) if (g, s) not in done]
-        row: list[_Place] = []
-        length = 0
-        for s in sorted(left, key=lambda s: -len(group[s].ids)):
-            joined = _length(group, [*row, (g, s)])
-            if row and (len(row) == batch_size or joined > limit):
-                split.append((length, row))
-                row, joined = [], len(group[s].ids)
-            row, length = [*row, (g, s)], joined
-        if row:
-            split.append((length, row))
-    batch: list[list[_Place]] = []
-    for _, row in sorted(split, key=lambda item: (-item[0], item[1])):
-        if batch and sum(len(other) for other in batch) + len(row) > batch_size:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+        left = sorted(
+            (s for s in range(len(group)) if (g, s) not in done), key=lambda s: -len(group[s].ids)
+        )
+        for start in range(0, len(left), batch_size):
+            members = [group[s] for s in left[start : start + batch_size]]
+            shared = _shared(members) if sharing else 0
+            places = [(g, s) for s in left[start : start + batch_size]]
+            families.append(_Family(places, shared, len(members[0].ids)))
+    families.sort(key=lambda each: (each.shared == 0, -each.longest, each.places))
+    for _, alike in groupby(families, key=lambda each: each.shared == 0):
+        listed = list(alike)
+        for start in range(0, len(listed), batch_size):
+            yield listed[start : start + batch_size]
 
 
-def _length(group: Group, row: list[_Place]) -> int:
-    chosen = [group[s].ids for _, s in row]
-    return sum(len(ids) for ids in chosen) - (len(chosen) - 1) * _shared(chosen)
+def _read(
+    reading: Reading,
+    groups: Sequence[Group],
+    chunk: list[_Family],
+    batch_size: int,
+    padding: int,
+) -> Iterator[tuple[list[_Place], list[float]]]:
+    """Places and values of a chunk, batch by batch, the longest endings first."""
+    device = next(reading.lm.parameters()).device
+    before, seen = _beginnings(groups, chunk, padding)
+    kept = _keys_and_values(reading.lm, before.to(device), seen.to(device))
+    order = sorted(
+        (family.shared - len(groups[g][s].ids), f, (g, s))
+        for f, family in enumerate(chunk)
+        for g, s in family.places
+    )
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        places = [place for _, _, place in part]
+        owners = [f for _, f, _ in part]
+        sequences = [groups[g][s] for g, s in places]
+        starts = [chunk[f].shared for f in owners]
+        batch = _endings(sequences, starts, seen[owners], padding, device, _chosen(kept, owners))
+        yield places, reading(batch).double().cpu().tolist()
 
 
-def _shared(sequences: list[list[int]]) -> int:
-    """How many tokens all begin with; at least one token of each is left for its branch."""
-    if len(sequences) == 1:
+def _shared(members: list[rows.Sequence]) -> int:
+    """How many tokens all begin with, of which none is needed to score another.
+
+    The token before the first scored one is left to each: its logits are.
+    """
+    if len(members) == 1:
         return 0
-    first, last = min(sequences), max(sequences)
-    limit = min(len(ids) for ids in sequences) - 1
+    first, last = min(one.ids for one in members), max(one.ids for one in members)
+    limit = min(_unscored(one) for one in members)
     same = [a == b for a, b in zip(first[:limit], last[:limit], strict=True)]
     return [*same, False].index(False)
 
 
-def _collate(
-    groups: Sequence[Group], batch: list[list[_Place]], padding: int, device: torch.device
-) -> Branches:
-    ids, positions, branch = [], [], []
-    row, columns, sequences = [], [], []
-    for r, places in enumerate(batch):
-        members = [groups[g][s] for g, s in places]
-        n = _shared([sequence.ids for sequence in members])
-        ids.append(members[0].ids[:n])
-        positions.append(list(range(n)))
-        branch.append([0] * n)
-        for k, sequence in enumerate(members, start=1):
-            start, own = len(ids[-1]), len(sequence.ids) - n
-            ids[-1] += sequence.ids[n:]
-            positions[-1] += range(n, n + own)
-            branch[-1] += [k] * own
-            row.append(r)
-            columns.append([*range(n), *range(start, start + own)])
-            sequences.append(sequence)
-    t = max(len(each) for each in ids)
+def _unscored(sequence: rows.Sequence) -> int:
+    """How many tokens stand before the one whose logits are needed first, or the last one."""
+    scored = [i for i, counts in enumerate(sequence.scored) if counts and i]
+    return (scored[0] if scored else len(sequence.ids)) - 1
 
-    def padded(lists: list[list[int]], fill: int) -> Tensor:
-        return torch.tensor([each + [fill] * (t - len(each)) for each in lists], device=device)
 
-    return Branches(
-        padded(ids, padding), padded(positions, 0), padded(branch, -1), row, columns, sequences
-    )
+def _endings(
+    sequences: list[rows.Sequence],
+    starts: list[int],
+    seen: Tensor,
+    padding: int,
+    device: torch.device,
+    past: Any,
+) -> Endings:
+    t = max(len(one.ids) - start for one, start in zip(sequences, starts, strict=True))
+    ids = torch.full((len(sequences), t), padding)
+    mask = torch.zeros_like(ids)
+    for row, (one, start) in enumerate(zip(sequences, starts, strict=True)):
+        n = len(one.ids) - start
+        ids[row, :n] = torch.tensor(one.ids[start:])
+        mask[row, :n] = 1
+    mask = torch.cat([seen, mask], dim=1)
+    ends = torch.tensor([len(one.ids) - 1 for one in sequences])  # no position beyond a context
+    positions = (torch.tensor(starts)[:, None] + torch.arange(t)).minimum(ends[:, None])
+    return Endings(ids.to(device), positions.to(device), mask.to(device), past, starts, sequences)
+
+
+def _beginnings(
+    groups: Sequence[Group], batch: list[_Family], padding: int
+) -> tuple[Tensor, Tensor]:
+    """(b, s) what each family shares, padded on the right, and where it is no padding."""
+    width = max(family.shared for family in batch)
+    ids = torch.full((len(batch), width), padding)
+    seen = torch.zeros_like(ids)
+    for row, family in enumerate(batch):
+        g, s = family.places[0]
+        ids[row, : family.shared] = torch.tensor(groups[g][s].ids[: family.shared])
+        seen[row, : family.shared] = 1
+    return ids, seen
+
+
+def _keys_and_values(lm: Any, ids: Tensor, seen: Tensor) -> Any:
+    """Of tokens that stand at the beginning, None of none; the vocabulary is not looked at."""
+    if not ids.numel():
+        return None
+    causal = unwrap(lm)
+    backbone = getattr(causal, causal.base_model_prefix)
+    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    output = backbone(input_ids=ids, attention_mask=seen, position_ids=positions, use_cache=True)
+    return output.past_key_values
+
+
+def _chosen(kept: Any, owners: list[int]) -> Any:
+    """Those of some rows, in a cache of their own: a model writes behind them."""
+    if kept is None:
+        return None
+    chosen = DynamicCache()
+    for number, layer in enumerate(kept.layers):
+        rows_of = torch.tensor(owners, device=layer.keys.device)
+        chosen.update(layer.keys[rows_of], layer.values[rows_of], number)
+    return chosen

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from lipogram.errors import InvalidProbes, NotFinite
 from lipogram.llm.forward import last_logits
-from rewardds.losses import activation_dtype
-from rewardds.prefix_sharing import Branches, Group, over_groups
+from lipogram.llm.objectives import IGNORED
+from rewardds.prefix_sharing import Endings, Group, over_groups
 from rewardds.reward_model import RewardModel
 
 BATCH = 32
@@ -64,27 +65,20 @@ class _Likelihood:
 
     lm: Any
 
-    def __call__(self, batch: Branches) -> Tensor:
+    def __call__(self, batch: Endings) -> Tensor:
         """(c,) float64."""
-        row, column, following, owner = [], [], [], []
-        for c, (one, columns) in enumerate(zip(batch.sequences, batch.positions, strict=True)):
-            for i in range(1, len(columns)):
-                if one.scored[i]:
-                    row.append(batch.row[c])
-                    column.append(columns[i - 1])
-                    following.append(one.ids[i])
-                    owner.append(c)
-        t, first = batch.input_ids.shape[1], min(column)
-        logits, _ = last_logits(
-            self.lm, batch.inputs(activation_dtype(self.lm)), t - first, use_cache=False
+        t = batch.input_ids.shape[1]
+        labels = torch.full((len(batch.sequences), t), IGNORED)
+        for c, (one, start) in enumerate(zip(batch.sequences, batch.starts, strict=True)):
+            ids, counts = torch.tensor(one.ids[start + 1 :]), torch.tensor(one.scored[start + 1 :])
+            labels[c, : len(ids)] = ids.where(counts, IGNORED)
+        first = int((labels != IGNORED).any(0).nonzero()[0])
+        logits, _ = last_logits(self.lm, batch.inputs(), t - first, use_cache=False)
+        labels = labels[:, first:].to(logits.device)
+        losses = cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none"
         )
-        device = logits.device
-        picked = logits[torch.tensor(row), torch.tensor(column) - first].float()
-        tokens = torch.tensor(following, device=device)
-        losses = -picked.log_softmax(-1).gather(1, tokens[:, None])[:, 0].double()
-        owners = torch.tensor(owner, device=device)
-        sums = losses.new_zeros(len(batch.row)).index_add(0, owners, losses)
-        return sums / owners.bincount(minlength=len(batch.row))
+        return losses.view_as(labels).double().sum(1) / (labels != IGNORED).sum(1)
 
 
 @dataclass(frozen=True)
@@ -97,11 +91,12 @@ class _Reward:
     def lm(self) -> Any:
         return self.model.lm
 
-    def __call__(self, batch: Branches) -> Tensor:
+    def __call__(self, batch: Endings) -> Tensor:
         """(c,) float32."""
-        found = self.model(**batch.inputs(activation_dtype(self.lm)))
-        last = [columns[-1] for columns in batch.positions]
-        return found[torch.tensor(batch.row), torch.tensor(last)]
+        found = self.model(**batch.inputs())
+        ends = zip(batch.sequences, batch.starts, strict=True)
+        last = torch.tensor([len(one.ids) - start - 1 for one, start in ends], device=found.device)
+        return found[torch.arange(len(last), device=found.device), last]
 
 
 def _exp(value: float) -> float:
