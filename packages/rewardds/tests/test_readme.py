@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -17,10 +15,17 @@ TEXT = README.read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```.*?\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 PROSE = re.sub(r"^```.*?^```", "", TEXT, flags=re.DOTALL | re.MULTILINE)
 INLINE = re.findall(r"`([^`\n]+)`", PROSE)
+
+
+def joined(block: str) -> str:
+    """Lines that a backslash continues, as one."""
+    return re.sub(r"\\\n\s*", "", block)
+
+
 COMMANDS = [
     line.removeprefix("$ ").strip()
-    for line in [*(line for block in BLOCKS for line in block.splitlines()), *INLINE]
-    if re.match(r"(\$ )?rewardds( |$)", line)
+    for line in [*(line for block in BLOCKS for line in joined(block).splitlines()), *INLINE]
+    if re.match(r"(\$ )?rewardds ", line)
 ]
 
 
@@ -73,11 +78,10 @@ def test_options_and_files_that_are_named_are_there():
         assert (README.parent / path.removeprefix("packages/rewardds/")).exists(), path
 
 
-def test_the_example_prints_what_is_printed_there(tmp_path):
+def test_the_example_prints_what_is_printed_there(tmp_path, monkeypatch, capsys):
     (found,) = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", TEXT, re.DOTALL)
     code, printed = found
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert done.stdout == printed
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README", "exec"), {})
+    assert capsys.readouterr().out == printed
     assert not any(tmp_path.iterdir())
