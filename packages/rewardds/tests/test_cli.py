@@ -18,9 +18,9 @@ from rewardds.data_key import data_key
 from rewardds.ledger import PrivacyLedger
 from rewardds.plan import PrivacyPlan, RunPlan
 from rewardds.pool import Pool
-from rewardds.pool_files import write_pool
+from rewardds.pool_files import read_pool, write_pool
 from rewardds.records import PrivateRecords, Record
-from rewardds.synthetic import SyntheticRow
+from rewardds.synthetic import SyntheticRow, write_rows
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "rewardds"
 WORDS = "amber birch cedar dunes ember fjord grove heath inlet jetty"
@@ -216,6 +216,40 @@ def test_scan_tells_copied_words_by_ids_alone(rewardds, private, tmp_path):
     assert code == 1
     assert "rows.jsonl" in out
     assert "amber" not in out
+
+
+def test_labelled_texts_have_their_labels_as_candidates(rewardds, bundle, tmp_path):
+    """A head as the reward, closed answers, margins; the untrained writer's texts are given."""
+    base = bundle.parent / "base"
+    path, labels = tmp_path / "texts.jsonl", tmp_path / "labels.jsonl"
+    rows = [{"q": f"Text {i} of forty.", "a": ("calm", "busy")[i % 2]} for i in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = [{"instruction": "", "response": name} for name in ("calm", "busy")]
+    labels.write_text("".join(json.dumps(one) + "\n" for one in told))
+    asked = ["client", "fit", path, "--out", tmp_path / "run", "--base", base, "--delta", 1e-3]
+    asked += ["--column", "instruction=q", "--column", "response=a", "--batch", 4]
+    asked += ["--epochs", 0.2, "--max-length", 96, "--task", "question", "--split", 0.4]
+    asked += ["--reward", "head", "--reward-clip", 2, "--weak-source", "offtopic"]
+    asked += ["--public-seeds", labels]
+    code, _, err = rewardds(*asked)
+    assert code == 1
+    assert "shares" in err
+    code, out, _ = rewardds(*asked, "--public-responses")
+    assert code == 0, out
+    made = tmp_path / "run" / "bundle"
+    assert [path.name for path in (made / "reward").iterdir()] == ["head.safetensors"]
+    rows = [SyntheticRow(f"q{i}", f"Text {i}?", ("calm", "busy")) for i in range(6)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    how = ("--base", base, "--dtype", "float32", "--alpha", 1, "--keep", 0.5)
+    code, out, _ = rewardds(
+        "filter", made, tmp_path / "rows.jsonl", *how, "--select", "margin", "--out", tmp_path / "p"
+    )
+    assert code == 0
+    assert "3 of 6 questions kept, by margin from" in out
+    pool = read_pool(tmp_path / "p")
+    assert pool.select == "margin"
+    assert all(row.rejected is not None for row in pool.kept)
+    assert all(row.rewards[row.chosen] > row.rewards[row.rejected] for row in pool.kept)
 
 
 def test_a_pool_is_tuned_on(rewardds, bundle, tmp_path):

@@ -122,7 +122,7 @@ def test_a_pool_that_is_none_is_refused(tmp_path: Path) -> None:
         (tmp_path / "pool.json").write_text(content)
         with pytest.raises((CorruptState, InvalidSetting), match=r"pool|keep"):
             read_pool(tmp_path)
-    (tmp_path / "pool.json").write_text('{"keep": 0.5, "rows": 2, "kept": 2}')
+    (tmp_path / "pool.json").write_text('{"keep": 0.5, "select": "reward", "rows": 2, "kept": 2}')
     with pytest.raises(CorruptState, match="filter again"):
         read_pool(tmp_path)
     plain = SyntheticRow("q1", "Who?", ("a",))

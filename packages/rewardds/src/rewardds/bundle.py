@@ -23,6 +23,7 @@ from lipogram.files import move_folder
 from lipogram.llm.loaded import LoadedModel
 from lipogram.llm.loading import load_model
 from lipogram.llm.quiet import quiet
+from rewardds.generation_proxy import POSED
 from rewardds.prompts import Prompts
 from rewardds.reward_model import RewardModel
 
@@ -66,6 +67,11 @@ class Bundle:
     def prompts(self) -> Prompts:
         """What the proxies were trained to be asked."""
         return Prompts(**self.config["prompts"])
+
+    @property
+    def posed(self) -> bool:
+        """Whether the generation proxy learnt to write a question to a given answer."""
+        return POSED in self.config.get("tasks", ())
 
     def load_generator(self, base: Any = None, **how: Any) -> LoadedModel:
         """The generation proxy.

@@ -21,6 +21,9 @@ Delta = Annotated[float | None, typer.Option(help="Default: the lesser of 1e-5 a
 Batch = Annotated[int, typer.Option(help="Records in a batch, on average.")]
 Epochs = Annotated[float, typer.Option(help="Passes over the records, on average.")]
 RewardBatch = Annotated[int | None, typer.Option(help="Of the reward's training; as --batch.")]
+Split = Annotated[
+    float | None, typer.Option(help="The generator's part of both sigmas; equal by default.")
+]
 RewardEpochs = Annotated[float | None, typer.Option(help="Of that; as --epochs.")]
 
 
@@ -32,9 +35,7 @@ def plan(
     epochs: Epochs = 3.0,
     reward_batch: RewardBatch = None,
     reward_epochs: RewardEpochs = None,
-    split: Annotated[
-        float | None, typer.Option(help="The generator's part of both sigmas; equal by default.")
-    ] = None,
+    split: Split = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """How much noise both trainings need so that together they keep one budget."""
@@ -84,6 +85,18 @@ def fit(
     ] = None,
     clip: Annotated[float, typer.Option(help="Largest norm of a record's gradient.")] = 0.5,
     lr: Annotated[float, typer.Option(help="Of AdamW.")] = 1e-3,
+    reward: Annotated[
+        str, typer.Option(help="tuned, or head: a linear one on the frozen base, for few records.")
+    ] = "tuned",
+    reward_clip: Annotated[float | None, typer.Option(help="Of its training; as --clip.")] = None,
+    reward_lr: Annotated[float | None, typer.Option(help="Of that; as --lr.")] = None,
+    public_responses: Annotated[
+        bool, typer.Option(help="The responses are public texts, such as the names of labels.")
+    ] = False,
+    task: Annotated[
+        list[str] | None, typer.Option(help="answer, question, posed: what the generator learns.")
+    ] = None,
+    split: Split = None,
     full: Annotated[
         bool, typer.Option("--full", help="All weights, ghost clipping; no adapters.")
     ] = False,
@@ -109,6 +122,10 @@ def fit(
         "clip": clip,
         "lr": lr,
         "tune": "full" if full else "lora",
+        "reward": reward,
+        "reward_clip": reward_clip,
+        "reward_lr": reward_lr,
+        "public_responses": public_responses,
         "unit": unit,
         "max_length": max_length,
         "physical_batch": physical_batch,
@@ -116,6 +133,8 @@ def fit(
     }
     if weak_source:
         settings["weak_sources"] = tuple(weak_source)
+    if task:
+        settings["tasks"] = tuple(task)
     if domain:
         settings["prompts"] = Prompts.of_domain(domain)
     asked = PipelineSettings(
@@ -125,6 +144,7 @@ def fit(
         epochs=epochs,
         reward_batch=reward_batch,
         reward_epochs=reward_epochs,
+        split="equal-sigma" if split is None else split,
     )
     n = len(privacy_units(private, unit, per_group=4))  # type: ignore[arg-type]  # checked there
     client = RewardDSClient(

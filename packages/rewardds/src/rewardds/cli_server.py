@@ -31,6 +31,10 @@ def sample(
     seeds: Annotated[
         Path | None, typer.Option(help="Public or synthetic questions, one a line.")
     ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="Public answers, one a line, in place of drawn ones: names of labels."),
+    ] = None,
     backend: Annotated[str, typer.Option(help="hf or vllm.")] = "hf",
     question_tokens: Annotated[int, typer.Option(help="Of a question, at most.")] = 512,
     answer_tokens: Annotated[int, typer.Option(help="Of an answer, at most.")] = 768,
@@ -58,6 +62,8 @@ def sample(
         engine,
         held.prompts,
         seeds=_lines(seeds),
+        answers=_lines(answers),
+        posed=held.posed,
         settings=SamplingSettings(
             candidates=candidates,
             question_tokens=question_tokens,
@@ -87,6 +93,9 @@ def filter_rows(
     out: Annotated[Path, typer.Option(help="Folder of the pool.")] = Path("rewardds-pool"),
     keep: Annotated[float, typer.Option(help="Share of the questions that stays.")] = 1 / 8,
     alpha: Alpha = 0.5,
+    select: Annotated[
+        str, typer.Option(help="Questions compete by reward (the paper's), margin or posed.")
+    ] = "reward",
     batch_size: Annotated[int, typer.Option(help="Candidates scored at a time.")] = 32,
     base: Base = None,
     device: Device = "auto",
@@ -94,11 +103,12 @@ def filter_rows(
 ) -> None:
     """Score all candidates by reward and perplexity, rank them, keep the best questions."""
     from rewardds.bundle import read_bundle
-    from rewardds.pool import first_pool
+    from rewardds.pool import check_selection, first_pool
     from rewardds.pool_files import write_pool
     from rewardds.scoring import Scorer
     from rewardds.synthetic import read_rows
 
+    check_selection(keep, select)
     held, drawn = read_bundle(bundle), read_rows(rows)
     _check_source(rows, held.digest)
     how = _how(device, dtype)
@@ -108,10 +118,11 @@ def filter_rows(
         held.prompts,
         batch_size=batch_size,
     )
-    pool = first_pool(scorer.score(drawn, alpha=alpha).rows, keep=keep)
+    scored = scorer.score(drawn, alpha=alpha).rows
+    pool = first_pool(scored, keep=keep, select=select)  # type: ignore[arg-type]  # checked there
     write_pool(out, pool)
     typer.echo(
-        f"{len(pool.kept)} of {len(pool.rows)} questions kept, rewards from {pool.floor:.3f}"
+        f"{len(pool.kept)} of {len(pool.rows)} questions kept, by {select} from {pool.floor:.3f}"
     )
     typer.echo(f"pool: {out}")
 
@@ -125,7 +136,7 @@ def refine(
     ),
     stages: Annotated[int, typer.Option(help="At least 0.")] = 2,
     threshold: Annotated[str, typer.Option(help="quantile or floor (the paper's).")] = "quantile",
-    dedupe: Annotated[str, typer.Option(help="best, latest or keep (the paper's).")] = "best",
+    dedupe: Annotated[str, typer.Option(help="latest, best or keep (the paper's).")] = "latest",
     candidates: Annotated[int, typer.Option(help="Improved answers a question.")] = 6,
     answer_tokens: Annotated[int, typer.Option(help="Of an improved answer, at most.")] = 768,
     alpha: Alpha = 0.5,
@@ -204,16 +215,22 @@ def run(
     config: Annotated[Path, typer.Argument(help="TOML: [data], [public], [pipeline].")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/rewardds"),
     device: Device = "auto",
-    dtype: Dtype = "auto",
 ) -> None:
     """Client and server in one go, for whoever is both; a killed run goes on."""
     from rewardds.pipeline import run_pipeline
     from rewardds.pipeline_file import read_pipeline
 
     records, public, settings = read_pipeline(config)
-    done = run_pipeline(records, settings, out, public=public, progress=say, **_how(device, dtype))
+    done = run_pipeline(
+        records,
+        settings,
+        out,
+        public=public,
+        progress=say,
+        device=None if device == "auto" else device,
+    )
     typer.echo(done.sentence)
-    typer.echo(f"{len(done.pool.kept)} rows kept, rewards from {done.pool.floor:.3f}")
+    typer.echo(f"{len(done.pool.kept)} rows kept, by {done.pool.select} from {done.pool.floor:.3f}")
     typer.echo(f"rows: {out / 'pool' / 'kept.jsonl'}")
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from lipogram.analytic.settings import one_of, positive, whole
 from lipogram.errors import InvalidSetting
 from lipogram.settings import settings_of
-from rewardds.generation_proxy import TASKS
+from rewardds.generation_proxy import TASKS, check_tasks
 from rewardds.privacy_statement import POLICIES, Policy
 from rewardds.privacy_units import UnitKind
 from rewardds.prompts import Prompts
@@ -30,7 +30,8 @@ class ClientSettings:
             linear one over the frozen base, see :mod:`rewardds.cached_features`.
         reward_clip: C of the reward's training; None for `clip`.
         reward_lr: of it; None for `lr`.
-        tasks: of "answer" and "question", what the generator learns.
+        tasks: what the generator learns, of "answer", "question" and "posed": to write a question
+            to a given answer, where the answers are a public set.
         weak_sources: see :data:`rewardds.weak_answers.SOURCES`.
         allow_nonprivate_weak_source: let "sft" be among them; the report says ε = ∞ then.
         unit: what is protected, a "record" or a "group" of them.
@@ -82,6 +83,7 @@ class ClientSettings:
             whole(name, getattr(self, name))
         whole("max_length", self.max_length, least=2)
         one_of("tune", self.tune, ("lora", "full"))
+        check_tasks(self.tasks)
         one_of("reward", self.reward, ("tuned", "head"))
         one_of("unit", self.unit, ("record", "group"))
         one_of("n_policy", self.n_policy, POLICIES)

@@ -1,6 +1,6 @@
 """What the generator learns of a record: to answer its question, and to ask it.
 
-Both tasks stand in one row, so a record has one loss, their mean, and one clipped gradient.
+All tasks stand in one row, so a record has one loss, their mean, and one clipped gradient.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rewardds.records import Record
 from rewardds.rows import Row
 
 TASKS = ("answer", "question")
+POSED = "posed"
 SEEDS_SHOWN = 2
 
 
@@ -54,15 +55,15 @@ def generation_rows(
         tokenizer: of the base model.
         prompts: what is asked.
         max_length: of a sequence, in tokens; what is longer loses its end.
-        tasks: of "answer" and "question", at least one.
+        tasks: of "answer", "question" and "posed", at least one; the last is to write a question to
+            a given answer, for answers that are a public set.
         seeds: public questions; with each record two that its text picks are shown as examples
             where it is to be asked.
 
     Raises:
         InvalidSetting: an unknown task, none, or one twice; a limit below 2.
     """
-    if not tasks or len(set(tasks)) < len(tasks) or not set(tasks) <= set(TASKS):
-        raise InvalidSetting(f"the tasks are {list(tasks)}: some of {', '.join(TASKS)}, each once")
+    check_tasks(tasks)
     if max_length < 2:
         raise InvalidSetting(f"max_length is {max_length}: two tokens at least")
     rows, cut, unscored = [], 0, 0
@@ -73,13 +74,22 @@ def generation_rows(
                 if task == "answer":
                     turns = prompts.answer_turns(record.instruction, record.response)
                 else:
-                    turns = prompts.question_turns(record.instruction, _shown(record, seeds))
+                    answer = record.response if task == POSED else None
+                    shown = _shown(record, seeds)
+                    turns = prompts.question_turns(record.instruction, shown, answer)
                 found, lost = sequence(tokenizer, turns, max_length)
                 sequences.append(found)
                 cut += lost > 0
         rows.append(Row(unit.id, sequences))
         unscored += not any(any(one.scored[1:]) for one in sequences)
     return Rows(rows, cut, unscored)
+
+
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Raises InvalidSetting unless there are some known tasks, each once."""
+    known = (*TASKS, POSED)
+    if not tasks or len(set(tasks)) < len(tasks) or not set(tasks) <= set(known):
+        raise InvalidSetting(f"the tasks are {list(tasks)}: some of {', '.join(known)}, each once")
 
 
 def record_number(record: Record, purpose: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from lipogram.errors import InvalidSetting
 from lipogram.files import write_atomically
 from rewardds.plan import PrivacyPlan, RunPlan
-from rewardds.pool import Pool
+from rewardds.pool import Pool, Select
 from rewardds.pool_files import read_pool, write_pool
 from rewardds.records import PrivateRecords, PublicRecords
 
@@ -25,6 +25,7 @@ class PipelineSettings:
     Attributes:
         base: of both proxies, see :func:`lipogram.llm.load_model`.
         llm: the server's model.
+        server_dtype: of all of the server's models, see :func:`lipogram.llm.load_model`.
         epsilon: of everything that leaves the client, together.
         delta: None for the plan's default.
         batch: records in a batch of the generator's training.
@@ -37,10 +38,12 @@ class PipelineSettings:
         client: see :class:`rewardds.client_settings.ClientSettings`; `prompts` as a mapping.
         questions: synthetic questions to sample.
         asked: public questions to be answered over and over in place of sampled ones.
-        candidates: answers a question.
+        answers: public answers that are every question's candidates in place of drawn ones.
+        candidates: drawn answers a question.
         sampling: see :class:`rewardds.sampling.SamplingSettings`.
         keep: share of the questions that stays.
         alpha: weight of the reward's rank beside the perplexity's.
+        select: what questions compete by, see :data:`rewardds.pool.Select`.
         stages: of refinement.
         refinement: see :class:`rewardds.refinement.RefinementSettings`.
         tuning: see :class:`rewardds.finetuning.Tuning`; empty for the paper's.
@@ -52,6 +55,7 @@ class PipelineSettings:
 
     base: str = "smollm2"
     llm: str = "smollm2"
+    server_dtype: str = "auto"
     epsilon: float = 8.0
     delta: float | None = None
     batch: int = 64
@@ -63,10 +67,12 @@ class PipelineSettings:
     client: dict[str, Any] = field(default_factory=dict)
     questions: int = 3000
     asked: Sequence[str] = ()
+    answers: Sequence[str] = ()
     candidates: int = 6
     sampling: dict[str, Any] = field(default_factory=dict)
     keep: float = 1 / 8
     alpha: float = 0.5
+    select: Select = "reward"
     stages: int = 2
     refinement: dict[str, Any] = field(default_factory=dict)
     tuning: dict[str, Any] = field(default_factory=dict)
@@ -144,7 +150,7 @@ def run_pipeline(
         ledger: None for the user's own.
         progress: told what is being worked on.
         base: a loaded model in place of the ones that the settings name.
-        how: device and dtype of all models.
+        how: device of all models.
 
     Raises:
         LipogramError: see the client and the server.
@@ -176,7 +182,9 @@ def run_pipeline(
     )
     progress("client: training both proxies")
     bundle = client.fit(records, public)
-    server = RewardDSServer(base or settings.llm, bundle, base=base, **how)
+    server = RewardDSServer(
+        base or settings.llm, bundle, base=base, dtype=settings.server_dtype, **how
+    )
     progress(f"released: {server.privacy.sentence()}")
     sampled = read_pool(folder / "sampled")
     counts_path = folder / "sampled" / "counts.json"
@@ -186,11 +194,12 @@ def run_pipeline(
             settings.questions,
             settings.candidates,
             questions=settings.asked,
+            answers=settings.answers,
             settings=SamplingSettings(**settings.sampling),
             folder=folder / "draws",
         )
         progress(f"server: scoring {counts.candidates} candidates")
-        sampled = server.filter(rows, settings.keep, settings.alpha)
+        sampled = server.filter(rows, settings.keep, settings.alpha, settings.select)
         counts_path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(counts_path, json.dumps(asdict(counts)).encode())
         write_pool(folder / "sampled", sampled)

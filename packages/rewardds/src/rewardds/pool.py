@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from lipogram.analytic.settings import one_of
@@ -14,10 +14,13 @@ from rewardds.synthetic import SyntheticRow, check_ids
 
 Threshold = Literal["quantile", "floor"]
 Dedupe = Literal["best", "latest", "keep"]
-Select = Literal["reward", "margin"]
+Select = Literal["reward", "margin", "posed"]
 """What questions compete by: the reward of their chosen answers, as in the paper, or how far that
 is above the mean of their other candidates. Preferences say nothing of answers to two questions:
-what a reward adds to all answers of one is arbitrary, and the margin is free of it."""
+what a reward adds to all answers of one is arbitrary, and the margin is free of it. "posed" is for
+questions that were written to given answers, their first candidates: this answer is the chosen one,
+and questions to one answer compete among themselves, by its margin. What the reward adds to an
+answer wherever it stands, because of how the texts were made, does not count then either."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def first_pool(
     Args:
         rows: scored and ranked, one a question.
         keep: share that stays, in (0, 1]; at least one row does.
-        select: "reward", or "margin" to keep those whose answers stand out the most.
+        select: "reward", "margin" to keep those whose answers stand out the most, or "posed" to
+            keep as large a share of the questions to each answer.
 
     Raises:
         InvalidSetting: keep outside its range, or another way to select.
@@ -77,6 +81,8 @@ def first_pool(
         raise InvalidRows("there are no rows to filter: every question lost all its candidates")
     check_ids(rows)
     _check_questions(rows)
+    if select == "posed":
+        return _posed_pool([_posed(row) for row in rows], keep)
     best = keep_best([worth(row, select) for row in rows], keep)
     return Pool(tuple(rows), tuple(rows[i] for i in best), keep, select)
 
@@ -105,13 +111,15 @@ def grown_pool(
             :class:`rewardds.refinement.RefinementSettings`) the latest row has what won so far.
 
     Raises:
-        InvalidSetting: another threshold or dedupe.
+        InvalidSetting: another threshold or dedupe, or a pool of questions to given answers, which
+            nothing can improve.
         InvalidRows: a refined row of a question that the pool does not have, two of one question,
             or rows that are not scored and ranked.
     """
     for name, value, known in (("threshold", threshold, Threshold), ("dedupe", dedupe, Dedupe)):
         if value not in get_args(known):
             raise InvalidSetting(f"{name} is {value!r}; there are {', '.join(get_args(known))}")
+    check_refinable(pool)
     current = {root(row): row for row in pool.rows}
     check_ids([*pool.rows, *refined])
     _check_questions(refined)
@@ -135,6 +143,30 @@ def grown_pool(
     kept = sorted(left, key=lambda row: (-value(row), row.id))
     newest_rows = tuple(newest[root(row)] for row in pool.rows)
     return Pool(newest_rows, tuple(kept), pool.keep, pool.select)
+
+
+def _posed(row: SyntheticRow) -> SyntheticRow:
+    """The row with its first candidate chosen, and the best that says otherwise rejected."""
+    others = [i for i, text in enumerate(row.candidates) if text != row.candidates[0]]
+    rejected = max(others, key=lambda i: row.rewards[i]) if others else None
+    return replace(row, chosen=0, rejected=rejected)
+
+
+def _posed_pool(rows: Sequence[SyntheticRow], keep: float) -> Pool:
+    kept: list[SyntheticRow] = []
+    for answer in dict.fromkeys(row.answer for row in rows):
+        own = [row for row in rows if row.answer == answer]
+        kept += [own[i] for i in keep_best([worth(row, "posed") for row in own], keep)]
+    kept.sort(key=lambda row: (-worth(row, "posed"), row.id))
+    return Pool(tuple(rows), tuple(kept), keep, "posed")
+
+
+def check_refinable(pool: Pool) -> None:
+    """Raises InvalidSetting where questions were written to their answers, not the other way."""
+    if pool.select == "posed":
+        raise InvalidSetting(
+            "the questions of this pool were written to given answers: there is none to refine"
+        )
 
 
 def check_selection(keep: float, select: str) -> None:

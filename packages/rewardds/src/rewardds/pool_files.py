@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, get_args
 
+from lipogram.analytic.settings import one_of
 from lipogram.errors import CorruptState
 from lipogram.files import write_atomically
 from rewardds.errors import InvalidRows
-from rewardds.pool import Pool
+from rewardds.pool import Pool, Select
 from rewardds.ranking import check_keep
 from rewardds.synthetic import read_rows, write_rows
 
@@ -26,7 +28,8 @@ def write_pool(folder: str | Path, pool: Pool) -> None:
     (folder / FACTS).unlink(missing_ok=True)
     write_rows(folder / ROWS, pool.rows)
     write_rows(folder / KEPT, pool.kept)
-    facts = {"keep": pool.keep, "rows": len(pool.rows), "kept": len(pool.kept)}
+    counts = {"rows": len(pool.rows), "kept": len(pool.kept)}
+    facts = {"keep": pool.keep, "select": pool.select} | counts
     write_atomically(folder / FACTS, json.dumps(facts).encode())
 
 
@@ -44,6 +47,7 @@ def read_pool(folder: str | Path) -> Pool | None:
         facts = json.loads((folder / FACTS).read_bytes())
         keep, counts = float(facts["keep"]), (facts["rows"], facts["kept"])
         check_keep(keep)
+        select: Any = one_of("select", facts["select"], get_args(Select))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CorruptState(f"{folder / FACTS} describes no pool: {error!r}") from error
     rows, kept = read_rows(folder / ROWS), read_rows(folder / KEPT)
@@ -55,4 +59,4 @@ def read_pool(folder: str | Path) -> Pool | None:
     for row in (*rows, *kept):
         if row.chosen is None or not row.rewards:
             raise InvalidRows(f"{folder}: row {row.id!r} is not scored and ranked")
-    return Pool(tuple(rows), tuple(kept), keep)
+    return Pool(tuple(rows), tuple(kept), keep, select)

@@ -21,15 +21,21 @@ class Prompts:
         answer: system message where a question is answered; "" for none.
         question: request for a new question.
         judge: system message where an answer is judged; "" for none.
+        posed: request for a new question to an answer, with "{answer}" where this is to stand.
     """
 
     answer: str = "Answer the question."
     question: str = "Write one new question."
     judge: str = "Judge the quality of the answer."
+    posed: str = "Write one new question whose answer is: {answer}"
 
     def __post_init__(self) -> None:
         if not self.question:
             raise InvalidSetting("question is empty: there must be a request for a new question")
+        if "{answer}" not in self.posed:
+            raise InvalidSetting(
+                f"posed is {self.posed!r}: it must say {{answer}} where the answer is to stand"
+            )
 
     @classmethod
     def of_domain(cls, domain: str) -> Prompts:
@@ -44,6 +50,7 @@ class Prompts:
             f"Answer the question about {domain}.",
             f"Write one new question about {domain}.",
             f"Judge the quality of the answer to the question about {domain}.",
+            f"Write one new question about {domain} whose answer is: {{answer}}",
         )
 
     def answer_turns(
@@ -62,14 +69,18 @@ class Prompts:
         turns.append(_turn("user", question))
         return turns if answer is None else [*turns, _turn("assistant", answer)]
 
-    def question_turns(self, question: str | None = None, seeds: Sequence[str] = ()) -> Turns:
+    def question_turns(
+        self, question: str | None = None, seeds: Sequence[str] = (), answer: str | None = None
+    ) -> Turns:
         """The conversation in which a new question is written.
 
         Args:
             question: None where it is to be written.
             seeds: public or synthetic questions that are shown as examples.
+            answer: that it is to have; None for any.
         """
-        request = "\n".join([self.question, *(f"Example: {seed}" for seed in seeds)])
+        asked = self.question if answer is None else self.posed.replace("{answer}", answer)
+        request = "\n".join([asked, *(f"Example: {seed}" for seed in seeds)])
         turns = [_turn("user", request)]
         return turns if question is None else [*turns, _turn("assistant", question)]
 

@@ -115,6 +115,7 @@ class Sampler:
         seeds: public or synthetic questions, shown as examples; none are needed.
         answers: public ones that are every question's candidates in place of drawn ones; none for
             drawn ones.
+        posed: draw questions to each of `answers` in turn, with a proxy that was trained to.
         settings: how.
         gate: what everything passes that comes in.
         folder: where what was drawn is kept, and found again; None for nowhere.
@@ -133,6 +134,7 @@ class Sampler:
         *,
         seeds: Iterable[str] = (),
         answers: Iterable[str] = (),
+        posed: bool = False,
         settings: SamplingSettings | None = None,
         gate: ReleaseGate | None = None,
         folder: str | Path | None = None,
@@ -143,12 +145,14 @@ class Sampler:
         gate.admit("sampling", prompts=prompts, settings=settings, source=source)
         self.seeds = gate.seeds(seeds)
         self.answers = gate.seeds(answers)
+        self.posed = self.answers if posed else ()
         self.settings = SamplingSettings() if settings is None else settings
         self._backend, self._prompts, self._gate = backend, prompts, gate
         drawn = {
             "source": source,
             "prompts": prompts.to_json(),
             "seeds": _digest(self.seeds),
+            "posed": _digest(self.posed),
             "shown": self.settings.shown,
             "candidates": self.settings.candidates,
             "questions": asdict(self.settings.question_drawing),
@@ -234,7 +238,7 @@ class Sampler:
         """Draw what is missing of the answers and filter them."""
         if self.answers:
             rows = [
-                SyntheticRow(f"q{number:06d}", question, self.answers)
+                SyntheticRow(f"q{number:06d}", question, self._closed(number))
                 for number, question in questions.items()
             ]
             n = len(rows) * len(self.answers)
@@ -263,6 +267,11 @@ class Sampler:
             answers_dropped=dict(faults),
         )
         return rows, counts
+
+    def _closed(self, number: int) -> tuple[str, ...]:
+        """The answers, the one that the question was written to first."""
+        first = number % len(self.answers) if self.posed else 0
+        return self.answers[first], *self.answers[:first], *self.answers[first + 1 :]
 
     def _distinct(self, count: int) -> tuple[dict[int, str], int, Counter[str]]:
         """Questions that stay, how many were looked at, and why the others went."""
@@ -293,7 +302,14 @@ class Sampler:
 
     def _question_work(self, numbers: Sequence[int]) -> list[list[str]]:
         asked = [
-            Prompt(f"question {i}", self._prompts.question_turns(None, self._shown(i)))
+            Prompt(
+                f"question {i}",
+                self._prompts.question_turns(
+                    None,
+                    self._shown(i),
+                    self.posed[i % len(self.posed)] if self.posed else None,
+                ),
+            )
             for i in numbers
         ]
         drawn = self._backend.generate(asked, 1, self.settings.question_drawing)

@@ -17,7 +17,7 @@ from rewardds.bundle import GENERATOR, HASHES, Bundle, read_bundle
 from rewardds.errors import InvalidRows
 from rewardds.finetuning import Method, Tuning, TuningReport, finetune, prepare_for_tuning
 from rewardds.hf_backend import HFBackend
-from rewardds.pool import Pool, Select, check_selection, first_pool, grown_pool
+from rewardds.pool import Pool, Select, check_refinable, check_selection, first_pool, grown_pool
 from rewardds.ranking import check_alpha
 from rewardds.refinement import RefinementSettings, refine_rows
 from rewardds.sampling import Sampler, SamplingCounts, SamplingSettings
@@ -147,7 +147,8 @@ class RewardDSServer:
             questions: public or synthetic questions to be answered, over and over up to n, in place
                 of drawn ones.
             answers: public ones, such as the names of labels, that are every question's candidates
-                in place of drawn ones.
+                in place of drawn ones. A proxy that learnt the task "posed" writes as many
+                questions to each.
             settings: how; its `candidates` give way to `n_candidates`.
             folder: where draws are kept, so that a killed run goes on.
 
@@ -165,6 +166,7 @@ class RewardDSServer:
             self.bundle.prompts,
             seeds=seeds,
             answers=answers,
+            posed=self.bundle.posed,
             settings=replace(how, candidates=n_candidates),
             gate=self.gate,
             folder=None if folder is None else str(folder),
@@ -223,13 +225,16 @@ class RewardDSServer:
 
         Raises:
             PrivateObject: something private.
-            InvalidSetting: fewer than 0 stages; and see :meth:`finetune`.
+            InvalidSetting: fewer than 0 stages, or questions written to given answers; and see
+                :meth:`finetune`.
             InvalidRows, NotFinite, OverBudget: see :meth:`filter` and :meth:`finetune`.
         """
         self._admit("refine", pool.rows if isinstance(pool, Pool) else pool)
         self._admit("refine", pool.kept, settings=settings, tuning=tuning)
         if stages < 0:
             raise InvalidSetting(f"stages is {stages}: at least 0")
+        if stages:
+            check_refinable(pool)
         check_alpha(alpha)
         how = RefinementSettings() if settings is None else settings
         for _ in range(stages):
