@@ -50,10 +50,10 @@ def main() -> int:
     on_cpu = options.device == "cpu"
     missed: list[str] = []
 
-    def held(what: str, value: float, floor: float | None, *, most: bool = False) -> float | None:
+    def held(what: str, value: float, floor: float | None, *, most: bool = False) -> float | str:
         if floor is not None and (value > floor if most else value < floor):
             missed.append(f"{what}: {value:.3g}, {'at most' if most else 'at least'} {floor:g}")
-        return floor
+        return "" if floor is None else floor
 
     rows: list[list[str | int | float | None]] = []
     tunes: tuple[Tune, ...] = ("lora", "full")
@@ -91,9 +91,9 @@ def main() -> int:
             device=options.device,
         )
         name = f"{shape.layers}x{shape.width}, {question} + {answers[0]} to {answers[1]} tokens"
-        held(f"scorer, {name}", found.ratio, floor if on_cpu else SCORER)
+        told = held(f"scorer, {name}", found.ratio, floor if on_cpu else SCORER)
         held(f"scores, {name}", found.difference, 1e-3, most=True)
-        rows.append([name, found.batched.own, found.one_by_one.own, found.ratio, floor])
+        rows.append([name, found.batched.own, found.one_by_one.own, found.ratio, told])
     show(
         Table(
             columns=["scorer", "ours, s", "one by one, s", "ratio", "floor"],
