@@ -62,7 +62,8 @@ def _check(settings: PipelineSettings, path: Path) -> None:
 
     whole("questions", settings.questions)
     whole("stages", settings.stages, least=0)
-    check_alpha(settings.alpha), check_keep(settings.keep)
+    check_alpha(settings.alpha)
+    check_keep(settings.keep)
     if isinstance(settings.asked, str) or not all(isinstance(one, str) for one in settings.asked):
         raise InvalidSetting(f"asked in {path} must be a list of questions")
     client = dict(_table(settings, "client", path))
