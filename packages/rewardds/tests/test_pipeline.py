@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from lipogram.errors import CorruptState, InvalidSetting, MissingAsset
 from lipogram.llm import tiny_random
 from lipogram.llm.loaded import LoadedModel
-from rewardds.errors import InvalidRows
+from rewardds.errors import InvalidRows, PrivateText
 from rewardds.ledger import PrivacyLedger
 from rewardds.losses import CausalLMLoss
 from rewardds.pipeline import PipelineResult, PipelineSettings, run_pipeline
@@ -104,6 +106,10 @@ def test_everything_runs_and_is_found_done(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "pool" / "kept.jsonl").read_bytes() == before
     assert len(ledger.rows(RECORDS.fingerprint)) == 2
     assert sum("sampling" in line for line in said) == 1
+    shutil.rmtree(tmp_path / "run" / "sampled")
+    settings = replace(SETTINGS, asked=(RECORDS[23].response,))
+    with pytest.raises(PrivateText):  # the server's part knows what must not be asked
+        run()
 
 
 def test_a_pool_comes_back(tmp_path: Path) -> None:

@@ -155,13 +155,15 @@ def run_pipeline(
     Raises:
         LipogramError: see the client and the server.
     """
-    from rewardds.client import RewardDSClient
+    from rewardds.client import NGRAMS, RewardDSClient
     from rewardds.client_settings import ClientSettings
     from rewardds.finetuning import Tuning
+    from rewardds.private_ngrams import PrivateNgrams
     from rewardds.prompts import Prompts
     from rewardds.refinement import RefinementSettings
     from rewardds.sampling import SamplingSettings
     from rewardds.server import RewardDSServer
+    from rewardds.taint import ReleaseGate
 
     folder = Path(folder)
     client_settings = dict(settings.client)
@@ -182,8 +184,14 @@ def run_pipeline(
     )
     progress("client: training both proxies")
     bundle = client.fit(records, public)
+    ngrams = PrivateNgrams.load(folder / "client" / "private" / NGRAMS, records.key)
     server = RewardDSServer(
-        base or settings.llm, bundle, base=base, dtype=settings.server_dtype, **how
+        base or settings.llm,
+        bundle,
+        base=base,
+        gate=ReleaseGate(ngrams),
+        dtype=settings.server_dtype,
+        **how,
     )
     progress(f"released: {server.privacy.sentence()}")
     sampled = read_pool(folder / "sampled")

@@ -116,9 +116,8 @@ def grown_pool(
         InvalidRows: a refined row of a question that the pool does not have, two of one question,
             or rows that are not scored and ranked.
     """
-    for name, value, known in (("threshold", threshold, Threshold), ("dedupe", dedupe, Dedupe)):
-        if value not in get_args(known):
-            raise InvalidSetting(f"{name} is {value!r}; there are {', '.join(get_args(known))}")
+    one_of("threshold", threshold, get_args(Threshold))
+    one_of("dedupe", dedupe, get_args(Dedupe))
     check_refinable(pool)
     current = {root(row): row for row in pool.rows}
     check_ids([*pool.rows, *refined])
