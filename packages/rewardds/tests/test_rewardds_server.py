@@ -140,8 +140,8 @@ def test_the_whole_way_from_a_bundle_to_a_tuned_model(
     later = [row for row in refined.rows if row.stage]
     assert later
     assert all(row.parent and row.rewards for row in later)
-    before_it = {row.id: row.answer for row in pool.rows}
-    assert all(row.candidates[0] == before_it[row.parent] for row in later if row.stage == 1)
+    before_it = {row.id: row.candidates for row in pool.rows}
+    assert all(set(before_it[row.id.partition("@")[0]]) <= set(row.candidates) for row in later)
     report = own.finetune(refined, "dpo", tuning=QUICK)
     assert report.method == "dpo"
     assert same(proxies[0], own.scorer.generator.model)
@@ -250,3 +250,6 @@ def test_scores_are_of_the_bundles_own_proxies(base: LoadedModel, bundle: Bundle
         assert row.reward == max(row.rewards)
     assert all(row.perplexity == min(row.perplexities) for row in by_perplexity)
     assert [row.chosen for row in by_reward] != [row.chosen for row in by_perplexity]
+    by_margin = own.filter(rows, 0.4, 1.0, "margin")
+    assert by_margin.select == "margin"
+    assert by_margin == first_pool(by_reward, keep=0.4, select="margin")

@@ -28,8 +28,9 @@ class RefinementSettings:
         instructed: False for models too small to follow requests: nothing is criticised, and the
             server's model answers each question anew, as it was tuned to.
         answer_filter: what an answer must be like.
-        compete: whether the answer so far is ranked beside the new ones, and stays where it is
-            better. By the paper's rule, False, the best new one replaces it in any case.
+        compete: whether all candidates so far are ranked beside the new ones, and the answer stays
+            where it is better. By the paper's rule, False, the best new one replaces it in any
+            case, and what it is compared with are the model's own draws alone.
         threshold: see :func:`rewardds.pool.grown_pool`.
         dedupe: see :func:`rewardds.pool.grown_pool`.
 
@@ -74,8 +75,8 @@ class Refined:
     """Rows of a further stage, not scored yet.
 
     Attributes:
-        rows: of the questions that got a new candidate; where answers compete, the one so far is
-            the first candidate.
+        rows: of the questions that got a new candidate; where answers compete, those so far are
+            the first candidates.
         drawn: answers drawn.
         dropped: of them, by reason: "length" and "context" (not ended by the model itself), or a
             filter's faults.
@@ -156,7 +157,7 @@ def refine_rows(
             else:
                 dropped[fault] += 1
         if kept:
-            refined.append(row.refined([answers[row.id], *kept] if how.compete else kept))
+            refined.append(row.refined([*row.candidates, *kept] if how.compete else kept))
     missing = sum(not critiques[row.id] for row in rows) if how.instructed else 0
     return Refined(refined, len(rows) * how.candidates, dict(dropped), missing)
 

@@ -90,14 +90,14 @@ class ToyScale:
     top_p: float = 1.0
     keep: float = 1 / 4
     select: Select = "margin"
-    alpha: float = 0.5
+    alpha: float = 0.25
     stages: int = 2
     first_epochs: int = 8
     later_epochs: int = 3
     tuning_batch: int = 32
     tuning_lr: float = 2e-3
     held_out: int = 400
-    draws: int = 4
+    draws: int = 3
 
     def plan(self, epsilon: float) -> PrivacyPlan:
         """Of both proxies together, at δ = 10⁻⁵."""
