@@ -72,7 +72,7 @@ class Size:
     epochs: int
 
 
-QUICK = Size(2838, 712, 24, 30, batch=64, reward_batch=512, rows=640, keep=0.5, epochs=2)
+QUICK = Size(2838, 712, 24, 30, batch=64, reward_batch=512, rows=640, keep=0.25, epochs=3)
 FULL = Size(2838, 712, 200, 60, batch=128, reward_batch=512, rows=4000, keep=0.25, epochs=3)
 
 
