@@ -8,7 +8,7 @@ import stat
 import numpy as np
 import pytest
 
-from lipogram.errors import CorruptState, InvalidSetting
+from lipogram.errors import CorruptState, InvalidSetting, MissingAsset
 from rewardds.canaries import Canaries, make_canaries
 from rewardds.errors import InvalidRecords
 from rewardds.records import PrivateRecords, Record
@@ -97,7 +97,7 @@ def test_a_broken_file_is_named(change, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(CorruptState, match=r"none\.json"):
+    with pytest.raises(MissingAsset, match=r"none\.json"):
         Canaries.read(tmp_path / "none.json")
 
 

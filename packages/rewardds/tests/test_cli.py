@@ -271,6 +271,8 @@ def test_a_pool_is_tuned_on(rewardds, bundle, tmp_path):
         (("plan", "--n", "20", "--batch", "64"), "batch is 64"),
         (("plan", "--n", "20", "--split", "2", "--batch", "2"), "the split is 2"),
         (("verify", "{}"), "hashes.json"),
+        (("verify", "{}/nowhere"), "there is no bundle"),
+        (("audit", "{bundle}", "{}/nowhere"), "there are no canaries"),
         (("filter", "{}", "rows.jsonl"), "hashes.json"),
         (("finetune", "{bundle}", "{}"), "holds no pool"),
         (("refine", "{bundle}", "{}", "--llm", "nothing"), "holds no pool"),

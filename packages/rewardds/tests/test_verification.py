@@ -6,7 +6,7 @@ import shutil
 import pytest
 from peft import LoraConfig, get_peft_model
 
-from lipogram.errors import CorruptState, InvalidSetting
+from lipogram.errors import CorruptState, InvalidSetting, MissingAsset
 from lipogram.llm import tiny_random
 from rewardds.accounting import BoundedRelease, Release, epsilon
 from rewardds.bundle import HASHES, PRIVACY, file_hashes, write_bundle
@@ -142,7 +142,7 @@ def test_what_is_no_statement_is_refused(bundle, change):
 
 
 def test_no_bundle_is_refused(tmp_path):
-    with pytest.raises(TamperedBundle):
+    with pytest.raises(MissingAsset, match="nothing"):
         verify(tmp_path / "nothing")
 
 

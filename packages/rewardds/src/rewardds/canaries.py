@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lipogram.analytic.settings import whole
-from lipogram.errors import CorruptState, InvalidSetting
+from lipogram.errors import CorruptState, InvalidSetting, MissingAsset
 from lipogram.files import write_atomically
 from rewardds.data_key import data_key
 from rewardds.records import PrivateRecords, Record
@@ -94,7 +94,10 @@ class Canaries:
 
         Raises:
             CorruptState: a file that cannot be read, or is none of ours.
+            MissingAsset: no such file.
         """
+        if not Path(path).is_file():
+            raise MissingAsset(f"there are no canaries in {path}: `rewardds plant` writes them")
         try:
             content = json.loads(Path(path).read_bytes())
             if content["format"] != FORMAT:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from lipogram.errors import CorruptState
+from lipogram.errors import CorruptState, MissingAsset
 from rewardds.bundle import PRIVACY, read_bundle
 from rewardds.errors import TamperedBundle
 from rewardds.privacy_statement import INFINITE, PrivacyStatement
@@ -53,7 +53,10 @@ def verify(folder: str | Path) -> VerifiedPrivacy:
     Raises:
         TamperedBundle: a file that is missing, not as it was written or does not belong there; an
             ε or words that do not follow from the mechanisms.
+        MissingAsset: no such folder.
     """
+    if not Path(folder).is_dir():
+        raise MissingAsset(f"there is no bundle {folder}: `rewardds client fit` writes one")
     try:
         content = read_bundle(folder).privacy
         statement = PrivacyStatement.from_json(content)
