@@ -72,7 +72,7 @@ class Size:
     epochs: int
 
 
-QUICK = Size(2838, 712, 24, 30, batch=64, reward_batch=512, rows=640, keep=0.25, epochs=3)
+QUICK = Size(2838, 712, 24, 30, batch=64, reward_batch=512, rows=640, keep=0.25, epochs=2)
 FULL = Size(2838, 712, 200, 60, batch=128, reward_batch=512, rows=4000, keep=0.25, epochs=3)
 
 
@@ -124,9 +124,9 @@ def run_demo(
     held_out = [_shortened(post) for post in data.disjoint_test[: size.held_out]]
     scores = _scores(done, cut, held_out, seed)
     tuned = load_model(base, adapter=run.folder / "model", dtype="fast")
-    after = label_accuracy(tuned, held_out[::2])
+    after = label_accuracy(tuned, held_out[::3])
     with tuned.model.disable_adapter():
-        before = label_accuracy(tuned, held_out[::2])
+        before = label_accuracy(tuned, held_out[::3])
     progress("auditing what was released")
     audit = audit_bundle(done.bundle, canaries)
     overlap = _overlap(done, records)
@@ -153,7 +153,7 @@ def run_demo(
         "stages": done.stages,
         "seconds": round(time.monotonic() - began, 1),
     }
-    tuned_scores = (after, before, len(held_out[::2]))
+    tuned_scores = (after, before, len(held_out[::3]))
     write_demo_report(run, done, settings.plan(records.n), scores, tuned_scores, audit, overlap)
     run.summary(summary)
     return summary
