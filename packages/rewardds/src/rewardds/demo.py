@@ -228,7 +228,8 @@ def _scores(
     held = _columns(test)
     kept, raw = list(done.pool.kept), list(done.raw.rows)
     m = len(kept)
-    dealt = first_pool(shuffled_rewards(raw, alpha=1.0, seed=seed), keep=done.raw.keep)
+    shuffled = shuffled_rewards(raw, alpha=1.0, seed=seed)
+    dealt = first_pool(shuffled, keep=done.raw.keep, select=done.raw.select)
     order = torch.randperm(len(raw), generator=rng("some posts", seed)).tolist()
     sets = {
         name: labelled(rows, FORM)[:2]

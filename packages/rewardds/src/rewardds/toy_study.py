@@ -97,7 +97,7 @@ class ToyScale:
     tuning_batch: int = 32
     tuning_lr: float = 2e-3
     held_out: int = 400
-    draws: int = 3
+    draws: int = 6
 
     def plan(self, epsilon: float) -> PrivacyPlan:
         """Of both proxies together, at δ = 10⁻⁵."""
