@@ -200,12 +200,7 @@ def _shared(members: list[rows.Sequence]) -> int:
 
     The token before the first scored one is left to each: its logits are.
     """
-    if len(members) == 1:
-        return 0
-    first, last = min(one.ids for one in members), max(one.ids for one in members)
-    limit = min(_unscored(one) for one in members)
-    same = [a == b for a, b in zip(first[:limit], last[:limit], strict=True)]
-    return [*same, False].index(False)
+    return rows.common(members, min(_unscored(one) for one in members))
 
 
 def _unscored(sequence: rows.Sequence) -> int:

@@ -203,12 +203,17 @@ def collate(rows: Many[Row], *, pad_id: int, bucket: int = 32) -> PackedBatch:
     return PackedBatch(ids, positions, block, trunk, labels, last, pairs)
 
 
-def common(group: Many[Sequence]) -> int:
-    """How many tokens all sequences begin with, one left to each; 0 where there is one alone."""
+def common(group: Many[Sequence], limit: int | None = None) -> int:
+    """How many tokens all sequences begin with; 0 where there is one alone.
+
+    Args:
+        group: at least one.
+        limit: at most so many; None leaves a token to each.
+    """
     if len(group) == 1:
         return 0
     every = [sequence.ids for sequence in group]
     first, last = min(every), max(every)
-    limit = min(len(ids) for ids in every) - 1
-    same = [a == b for a, b in zip(first[:limit], last[:limit], strict=True)]
+    most = min(len(ids) for ids in every) - 1 if limit is None else limit
+    same = [a == b for a, b in zip(first[:most], last[:most], strict=True)]
     return [*same, False].index(False)
