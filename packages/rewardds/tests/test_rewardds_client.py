@@ -10,6 +10,7 @@ import torch
 from lipogram.errors import FolderInUse, InvalidSetting, RunMismatch
 from lipogram.files import locked
 from lipogram.llm import tiny_random
+from lipogram.llm.tuning import lora_config
 from rewardds import client as client_module
 from rewardds import proxy_training, weak_answers
 from rewardds.client import RewardDSClient
@@ -132,6 +133,18 @@ def test_a_head_alone_is_a_reward(plan, tmp_path, monkeypatch):
     assert torch.equal(loaded.model.head.weight, head.head.weight)
     plain = RewardModel(tiny_random("llama", layers=1, width=16).model).head.weight
     assert not torch.allclose(head.head.weight, plain, atol=1e-3)
+
+
+def test_an_adapter_of_ones_own_stays_as_it_was_and_its_run_is_found(plan, tmp_path):
+    base = tiny_random("llama", layers=1, width=16)
+    lora = lora_config(base.model, r=2)
+    before = str(lora.to_dict())
+    records = private()
+    made = client(plan, tmp_path, base=base, lora=lora, weak_sources=("corrupt",))
+    bundle = made.fit(records)
+    assert str(lora.to_dict()) == before
+    again = client(plan, tmp_path, base=base, lora=lora, weak_sources=("corrupt",))
+    assert again.fit(records) == bundle
 
 
 def test_responses_that_are_public_may_be_named(plan, tmp_path):

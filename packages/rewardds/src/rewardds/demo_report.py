@@ -64,7 +64,7 @@ def write_demo_report(
         key_figures={
             "ε of everything together": done.epsilon,
             "accuracy, filtered": scores["filtered"]["embeddings"].accuracy,
-            "accuracy, unfiltered": scores["random subset"]["embeddings"].accuracy,
+            "accuracy, unfiltered": scores["as many unfiltered"]["embeddings"].accuracy,
             "accuracy, all real posts": scores["all real posts"]["embeddings"].accuracy,
         },
         sections=[

@@ -54,4 +54,5 @@ def trainable(model: Any, tune: Literal["lora", "full"], lora: Any, seed: int) -
         return model
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # and no other device's
-        return prepare_lora(model, lora or lora_config(model), checkpointing=False)
+        config = copy.deepcopy(lora) or lora_config(model)  # PEFT writes the base's name into it
+        return prepare_lora(model, config, checkpointing=False)
