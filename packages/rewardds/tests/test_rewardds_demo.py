@@ -42,6 +42,8 @@ def test_it_runs_from_posts_to_a_page(data, tmp_path):
     assert scores["all real posts"]["embeddings"]["n_train"] == 300
     assert scores["majority"]["embeddings"]["n_test"] == 60
     assert told["audit"]["epsilon"] <= 8
+    assert told["overlap"]["rows"]["texts"] == 12
+    assert told["overlap"]["rows"]["grams"] > 12
     run = tmp_path / "run"
     assert json.loads((run / "summary.json").read_text())["headline"] == told["headline"]
     page = (run / "report.html").read_text() + (run / "summary.json").read_text()

@@ -287,7 +287,7 @@ def label_accuracy(model: LoadedModel, posts: Sequence[Post]) -> float:
 def _overlap(done: PipelineResult, records: PrivateRecords) -> dict[str, Any]:
     """Runs of eight private words in the bundle and in the synthetic posts."""
     grams = PrivateGrams(records, public=LABELS)
-    texts = [(row.id, text) for row in done.raw.rows for text in row.candidates]
+    texts = [(row.id, row.question) for row in done.raw.rows]
     rows, bundle = grams.scan(texts), grams.scan_folder(done.bundle)
     return {
         "bundle": {"grams": bundle.grams, "hits": len(bundle.hits)},

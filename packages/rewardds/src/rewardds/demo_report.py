@@ -90,7 +90,7 @@ def write_demo_report(
                 "Copied words",
                 f"Runs of eight private words: {bundle['hits']} places in the bundle "
                 f"({bundle['grams']} runs looked up), {rows['hits']} of {rows['texts']} synthetic "
-                "posts, candidates included.",
+                "posts.",
             ),
         ],
     )
