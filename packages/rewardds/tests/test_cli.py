@@ -158,7 +158,7 @@ def test_audit_holds_the_canaries_against_the_claim(rewardds, bundle, tmp_path):
     assert told["bound"]["canaries"] == 20
     assert set(told["attacks"]) >= {"generator: calibrated", "all"}
     code, _, err = rewardds("audit", bundle, tmp_path / "nothing.json")
-    assert code == 1
+    assert code == 3
     assert "nothing.json" in err
 
 
