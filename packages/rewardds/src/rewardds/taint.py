@@ -87,7 +87,8 @@ class ReleaseGate:
             if self._ngrams is not None and (shared := self._ngrams.shared(text)):
                 raise PrivateText(
                     f"seed {number} shares {shared} words in a row with the private set: seeds "
-                    "must be public or synthetic; take it out, or write another"
+                    "must be public or synthetic; take it out, or write another. (Responses that "
+                    "are names of labels are public: the client is told so by public_responses)"
                 )
         return listed
 
